@@ -1,0 +1,290 @@
+"""Attacks in a row, each on the examples that those before left unbroken."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxadv import (
+  checks,
+  criteria,
+  engine,
+  evaluation,
+  judge,
+  oracles,
+  suspicions,
+  types,
+)
+from jaxadv.engine.job import fingerprint
+
+Array = jax.Array
+
+# Stands for the clean inputs among the names of attacks.
+CLEAN = "clean"
+
+
+class Result(NamedTuple):
+  """What is left of a data set of N examples, in its order.
+
+  Attributes:
+    x_adv: The first result that broke each example, else its clean input
+      [N, ...].
+    robust: Whether no attack broke it [N]; false where the clean input is
+      misclassified.
+    broken_by: The attack that broke it [N]: a name, `CLEAN` where the clean
+      input is misclassified, "" where nothing did.
+    robust_accuracy: By attack, of all examples, after it; first of `CLEAN`.
+    seconds: By attack, compilation and earlier calls that were stopped
+      included.
+    suspicions: Why the numbers may be too good, see `suspicions`.
+  """
+
+  x_adv: np.ndarray
+  robust: np.ndarray
+  broken_by: np.ndarray
+  robust_accuracy: dict[str, float]
+  seconds: dict[str, float]
+  suspicions: tuple[str, ...]
+
+
+class _Job(NamedTuple):
+  logits_fn: types.LogitsFn
+  num_draws: int
+  key: Array
+  images: np.ndarray
+  labels: np.ndarray
+  ball: types.Ball
+  options: dict[str, Any]  # Of `engine.craft`.
+  folder: pathlib.Path | None
+
+
+def cascade(
+  attacks: Mapping[str, types.Attack],
+  logits_fn: types.LogitsFn,
+  key: Array,
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  ball: types.Ball,
+  bounds: tuple[float, float] = (0.0, 1.0),
+  slots: int = 128,
+  progress: bool = True,
+  num_draws: int = 1,
+  checkpoint_dir: str | os.PathLike | None = None,
+  stop: Callable[[], bool] = lambda: False,
+) -> Result:
+  """Runs attacks in order, each on the examples that are still right.
+
+  The union of all attacks at the price of the first for most examples. An
+  example is broken where a fresh question to the model finds a result inside
+  ball and bounds misclassified. Keys are made of the attack's name and the
+  example's place in the data set: neither which others survived nor which
+  attacks ran before changes what an attack does to an example.
+
+  Args:
+    attacks: By name, such as `autoattack.standard(ball, 10)`; of labels.
+    logits_fn: The model, bound by `models.bind`.
+    key: A PRNG key.
+    images: Inputs [N, ...], floating point in the bounds.
+    labels: Their labels [N].
+    ball: The threat model. Minimum-norm attacks may leave it, and then have
+      not broken the example.
+    bounds: The range of inputs.
+    slots: Rows per device that are attacked at once; the batch size.
+    progress: Show a progress bar for each attack (on a terminal).
+    num_draws: Of a randomised model, for each verdict: the mean of so many
+      probabilities decides. 1 is for models that are not.
+    checkpoint_dir: A folder for finished attacks and the one under way. A call
+      that finds it goes on where it stands and ends as if it had never
+      stopped; one that finds it finished returns its result.
+    stop: Asked about once a second; when true, saves and raises.
+
+  Raises:
+    engine.Interrupted: `stop` said so; the next call goes on from there.
+    TypeError: inputs that are not floats, labels that are not integers.
+    ValueError: no attacks or names unfit for files, inputs that `engine.craft`
+      refuses, a `checkpoint_dir` of another job.
+  """
+  images, labels = np.asarray(images), np.asarray(labels)
+  _check(attacks, images, labels, bounds)
+  checks.num_steps(slots, "slots")
+  checks.num_steps(num_draws, "num_draws")
+  folder = None if checkpoint_dir is None else pathlib.Path(checkpoint_dir)
+  options = {"slots": slots, "progress": progress, "stop": stop}
+  job = _Job(
+    logits_fn,
+    num_draws,
+    key,
+    images,
+    labels,
+    ball,
+    options | {"bounds": bounds},
+    folder,
+  )
+  if folder:
+    threat = (ball, bounds, num_draws)
+    data = (key, images, labels)
+    order = np.frombuffer(" ".join(attacks).encode(), np.uint8)
+    _claim(folder, (order, dict(attacks), logits_fn, data, threat))
+  result = _in_order(job, attacks)
+  found = _suspicions(job, attacks, result.robust_accuracy)
+  return result._replace(suspicions=found)
+
+
+def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
+  x_adv = job.images.copy()
+  wrong = _fooled(job, x_adv, np.arange(len(x_adv)))
+  # Who broke an example, by place in `names`; the last is nobody.
+  names = (CLEAN, *attacks, "")
+  nobody = len(names) - 1
+  breaker = np.where(wrong, 0, nobody)
+  accuracy, seconds = {CLEAN: float((~wrong).mean())}, {}
+  for number, (name, attack) in enumerate(attacks.items(), start=1):
+    rows = np.flatnonzero(breaker == nobody)
+    seconds[name] = 0.0
+    if len(rows):
+      record, seconds[name] = _crafted(job, name, attack, rows)
+      broken = _broken(job, record.x_adv, rows)
+      x_adv[rows[broken]] = record.x_adv[broken]
+      breaker[rows[broken]] = number
+    accuracy[name] = float((breaker == nobody).mean())
+  return Result(
+    x_adv=x_adv,
+    robust=breaker == nobody,
+    broken_by=np.asarray(names)[breaker],
+    robust_accuracy=accuracy,
+    seconds=seconds,
+    suspicions=(),
+  )
+
+
+def _check(attacks, images, labels, bounds) -> None:
+  unfit = [name for name in attacks if not re.fullmatch(r"[\w-]+", name)]
+  if not attacks or unfit or CLEAN in attacks:
+    raise ValueError(
+      f"attacks must have names of letters, digits, - and _, other than "
+      f"{CLEAN!r}, got {list(attacks)}"
+    )
+  checks.bounds(bounds)
+  checks.inputs(images, bounds, "images")
+  checks.batch(images, labels)
+  checks.labels(labels, None, "labels")
+  if len(images) == 0:
+    raise ValueError("images must hold at least one example, got none")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draws:
+  # Shapes depend on the number, so it belongs to the pytree's structure.
+  number: int
+
+  def __call__(self) -> int:
+    return self.number
+
+
+def _judged(logits_fn: types.LogitsFn, num_draws: int) -> types.LogitsFn:
+  if num_draws == 1:
+    return logits_fn
+  draws = types.Static(_Draws(num_draws))
+  return jax.tree_util.Partial(_mean_of_draws, draws, logits_fn)
+
+
+def _mean_of_draws(draws, logits_fn, keys, x) -> types.PyTree:
+  answer = oracles.Sampled(logits_fn, draws())(keys, x)
+  return oracles.mean_logits(answer)
+
+
+def _fooled(job: _Job, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  return judge.success(
+    _judged(job.logits_fn, job.num_draws),
+    job.key,
+    x,
+    job.labels[rows],
+    criteria.misclassified,
+    batch_size=job.options["slots"],
+    index=rows,
+  )
+
+
+def _broken(job: _Job, x_adv: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  bounds = job.options["bounds"]
+  valid = evaluation.inside(job.ball, job.images[rows], x_adv, bounds=bounds)
+  return valid & _fooled(job, x_adv, rows)
+
+
+def _crafted(
+  job: _Job, name: str, attack: types.Attack, rows: np.ndarray
+) -> tuple[engine.Record, float]:
+  """The record of an attack and its seconds; from its files, if finished."""
+  folder = job.folder
+  if folder is None:
+    started = time.monotonic()
+    return _craft(job, name, attack, rows), time.monotonic() - started
+  path, clock = folder / f"{name}.npz", folder / f"{name}.seconds"
+  spent = float(clock.read_text()) if clock.exists() else 0.0
+  if path.exists():
+    return engine.Record.load(path), spent
+  started = time.monotonic()
+  try:
+    record = _craft(job, name, attack, rows, path.with_suffix(".partial.npz"))
+  finally:
+    spent += time.monotonic() - started
+    _write(clock, repr(spent))
+  record.save(path)
+  return record, spent
+
+
+def _craft(job, name, attack, rows, checkpoint=None) -> engine.Record:
+  return engine.craft(
+    attack,
+    job.logits_fn,
+    jax.random.fold_in(job.key, zlib.crc32(name.encode())),
+    job.images[rows],
+    job.labels[rows],
+    checkpoint=checkpoint,
+    index=rows,
+    **job.options,
+  )
+
+
+def _claim(folder: pathlib.Path, parts: types.PyTree) -> None:
+  """Refuses a folder that holds results of something else."""
+  path, mine = folder / "of", fingerprint(parts)
+  if not path.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, mine)
+  elif path.read_text() != mine:
+    raise ValueError(
+      f"checkpoint_dir={str(folder)!r} belongs to other attacks, or another "
+      "model, key, ball or data set: delete it or name another folder"
+    )
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  temporary.write_text(text)
+  os.replace(temporary, path)
+
+
+def _suspicions(job, attacks, accuracy) -> tuple[str, ...]:
+  """Of the model, on the first examples, and of the outcome."""
+  slots = job.options["slots"]
+  images, labels = job.images[:slots], job.labels[:slots]
+  found = suspicions.of_outputs(
+    job.logits_fn, job.key, images, batch_size=slots
+  )
+  if job.num_draws == 1:
+    found += suspicions.randomised(
+      job.logits_fn, job.key, images, batch_size=slots
+    )
+  blind = {name for name in attacks if attacks[name].backwards == 0}
+  if len(blind) < len(attacks):
+    found += suspicions.zero_gradients(job.logits_fn, job.key, images, labels)
+  return found + suspicions.queries_win(accuracy, blind)

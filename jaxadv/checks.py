@@ -1,0 +1,141 @@
+"""What every public entry checks before anything compiles.
+
+Values are looked at only where they are concrete: inside `jit` the shapes and
+types are checked and the numbers are the caller's business.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv import types
+
+
+def num_steps(value: Any, name: str = "num_steps") -> None:
+  """Refuses budgets that are not whole numbers >= 1."""
+  if isinstance(value, jax.core.Tracer):
+    return
+  if isinstance(value, bool) or not jnp.issubdtype(
+    jnp.result_type(value), jnp.integer
+  ):
+    raise TypeError(f"{name} must be a whole number, got {name}={value!r}")
+  if value < 1:
+    raise ValueError(f"{name} must be at least 1, got {name}={value!r}")
+
+
+def positive(name: str, value: Any) -> None:
+  """Refuses numbers that are not > 0 (so NaN, too)."""
+  if not isinstance(value, jax.core.Tracer) and not np.all(
+    np.asarray(value) > 0
+  ):
+    raise ValueError(f"{name} must be > 0, got {name}={value!r}")
+
+
+def non_negative(name: str, value: Any) -> None:
+  """Refuses numbers that are not >= 0 (so NaN, too)."""
+  if not isinstance(value, jax.core.Tracer) and not np.all(
+    np.asarray(value) >= 0
+  ):
+    raise ValueError(f"{name} must be >= 0, got {name}={value!r}")
+
+
+def bounds(value: Any) -> None:
+  """Refuses bounds that are not a pair `(low, high)` with low < high."""
+  if not isinstance(value, tuple) or len(value) != 2:
+    raise ValueError(f"bounds must be a pair (low, high), got bounds={value!r}")
+  positive("bounds[1] - bounds[0]", value[1] - value[0])
+
+
+def inputs(x: Any, within: tuple[float, float] | None, name: str = "x") -> None:
+  """Refuses inputs that are not finite floats inside the bounds."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise TypeError(
+      f"{name} must be floating point, got dtype {x.dtype}: convert images to "
+      f"float32 and divide by 255"
+    )
+  if x.ndim < 2:
+    raise ValueError(
+      f"{name} must have a batch axis and at least one more, got shape "
+      f"{x.shape}: add the batch axis with {name}[None]"
+    )
+  if isinstance(x, jax.core.Tracer) or x.size == 0:
+    return
+  # NumPy, because JAX would stage the calls where this runs inside a `jit`.
+  values = np.asarray(x)
+  low, high = float(values.min()), float(values.max())
+  # The extremes are NaN where any entry is.
+  if not np.isfinite([low, high]).all():
+    raise ValueError(
+      f"{name} holds NaN or infinite values: remove those examples"
+    )
+  if within is not None and (low < within[0] or high > within[1]):
+    raise ValueError(
+      f"{name} must lie in bounds={within}, but spans [{low:g}, {high:g}]: "
+      f"rescale the inputs; normalisation belongs inside the model"
+    )
+
+
+def labels(y: Any, num_classes: int | None, name: str = "y") -> None:
+  """Refuses integer labels out of range; other targets pass unseen."""
+  if isinstance(y, jax.core.Tracer):
+    return
+  y = np.asarray(y)
+  if y.ndim != 1 or y.size == 0:
+    return
+  if not np.issubdtype(y.dtype, np.integer):
+    raise TypeError(
+      f"{name} must hold integer labels, got dtype {y.dtype}: convert with "
+      f"{name}.astype('int32')"
+    )
+  if y.min() < 0 or (num_classes is not None and y.max() >= num_classes):
+    upper = "" if num_classes is None else f" and < {num_classes}"
+    raise ValueError(
+      f"{name} must hold labels >= 0{upper}, but spans [{y.min()}, {y.max()}]"
+    )
+
+
+def batch(x: Any, y: types.PyTree) -> None:
+  """Refuses targets whose number of rows is not that of the inputs."""
+  for leaf in jax.tree.leaves(y):
+    if np.ndim(leaf) == 0 or np.shape(leaf)[0] != x.shape[0]:
+      raise ValueError(
+        f"y must have one row per row of x, got shape {np.shape(leaf)} for "
+        f"{x.shape[0]} inputs"
+      )
+
+
+def model(logits_fn: types.LogitsFn, x: Any) -> int | None:
+  """Refuses a model whose output is not one row per input.
+
+  Returns:
+    The number of classes, or None where the output is no [B, C] array.
+  """
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(x)))
+  outputs = jax.eval_shape(logits_fn, keys, x)
+  for leaf in jax.tree.leaves(outputs):
+    if not leaf.shape or leaf.shape[0] != x.shape[0]:
+      raise ValueError(
+        f"logits_fn must return one row per input, got shape {leaf.shape} for "
+        f"{x.shape[0]} inputs: keep the batch axis first"
+      )
+  if isinstance(outputs, jax.ShapeDtypeStruct) and outputs.ndim == 2:
+    return outputs.shape[1]
+  return None
+
+
+def warn_of_probabilities(logits: Any) -> None:
+  """Warns where rows are non-negative and sum to one, as softmax outputs."""
+  logits = np.asarray(logits)
+  if logits.ndim != 2 or logits.size == 0:
+    return
+  sums = logits.sum(axis=-1)
+  if np.all(logits >= 0) and np.allclose(sums, 1.0, atol=1e-3):
+    warnings.warn(
+      "logits_fn looks as if it returned probabilities: attacks need the "
+      "logits, since gradients vanish through a saturated softmax. Remove the "
+      "model's final softmax.",
+      stacklevel=3,
+    )

@@ -1,0 +1,73 @@
+"""When the attacker has won: `(logits[C], y) -> bool` for ONE example."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxadv import types
+
+Array = jax.Array
+
+
+def misclassified(logits: Array, label: Array) -> Array:
+  """Another class has the largest logit; the first of equals is the class.
+
+  Logits that are not numbers are no decision, so they win nothing.
+  """
+  decided = ~jnp.any(jnp.isnan(logits))
+  return (jnp.argmax(logits) != label) & decided
+
+
+def classified_as(logits: Array, target: Array) -> Array:
+  """The target class has the largest logit."""
+  decided = ~jnp.any(jnp.isnan(logits))
+  return (jnp.argmax(logits) == target) & decided
+
+
+def misclassified_pair(logits: Array, y: tuple[Array, Array]) -> Array:
+  """Misclassified, for losses whose `y` is `(label, target)`."""
+  return misclassified(logits, y[0])
+
+
+def resembles(logits: Array, goal: Array) -> Array:
+  """The largest logit is where the goal output [C] is largest."""
+  return classified_as(logits, jnp.argmax(goal))
+
+
+def confidence_below(threshold: float) -> types.Criterion:
+  """The probability of the label has fallen below `threshold`."""
+  if not 0.0 < threshold <= 1.0:
+    raise ValueError(f"threshold must be in (0, 1], got {threshold!r}")
+  return _ConfidenceBelow(threshold)
+
+
+def misclassified_with(confidence: float) -> types.Criterion:
+  """Another class leads the label's logit by more than `confidence`."""
+  if not confidence >= 0.0:
+    raise ValueError(f"confidence must be >= 0, got {confidence!r}")
+  return _MisclassifiedWith(confidence)
+
+
+def never(logits: Array, y: types.PyTree) -> Array:
+  """Nobody ever wins: the attack uses its whole budget, as training wants."""
+  del logits, y
+  return jnp.zeros((), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ConfidenceBelow:
+  threshold: float
+
+  def __call__(self, logits: Array, label: Array) -> Array:
+    return jax.nn.softmax(logits)[label] < self.threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class _MisclassifiedWith:
+  confidence: float
+
+  def __call__(self, logits: Array, label: Array) -> Array:
+    # The label is handicapped by the confidence it has to lose by.
+    handicap = self.confidence * (jnp.arange(logits.shape[-1]) == label)
+    return misclassified(logits + handicap, label)

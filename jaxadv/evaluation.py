@@ -1,0 +1,197 @@
+"""What an attack's results are worth: judged afresh, per example, worst case.
+
+Two numbers that are often mixed up, both stated here: *robust accuracy* counts
+every example (one that is wrong from the start is not robust); the *success
+rate* counts the examples that the model had right.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv import criteria, engine, judge, types
+
+# What adding a perturbation to an input and taking it off again may cost.
+_ABSOLUTE, _RELATIVE = 1e-6, 1e-5
+
+
+class Summary(NamedTuple):
+  """The honest numbers of one or several attacks, as fractions.
+
+  Attributes:
+    clean_accuracy: Right at the clean input, of all.
+    robust_accuracy: Right at the clean input and under every attack, of all.
+    success_rate: Fooled by any attack, of those right at the clean input; NaN
+      where there are none.
+    num_examples: How many there were.
+  """
+
+  clean_accuracy: float
+  robust_accuracy: float
+  success_rate: float
+  num_examples: int
+
+
+def fooled(
+  logits_fn: types.LogitsFn,
+  key: jax.Array,
+  x_adv: np.ndarray,
+  labels: np.ndarray,
+  *,
+  batch_size: int = 128,
+) -> np.ndarray:
+  """Whether each input is misclassified [N], by one fresh forward pass.
+
+  A targeted attack, too, is judged by this for robust accuracy.
+  """
+  return judge.success(
+    logits_fn,
+    key,
+    x_adv,
+    np.asarray(labels),
+    criteria.misclassified,
+    batch_size=batch_size,
+  )
+
+
+def accuracy(
+  logits_fn: types.LogitsFn,
+  key: jax.Array,
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  batch_size: int = 128,
+) -> float:
+  """The share of inputs that are classified as labelled."""
+  wrong = fooled(logits_fn, key, images, labels, batch_size=batch_size)
+  return float(1.0 - wrong.mean())
+
+
+def summary(
+  clean_wrong: np.ndarray, fooled_by: Iterable[np.ndarray]
+) -> Summary:
+  """The worst case per example over attacks.
+
+  Averages over attacks flatter a model: an example is robust only if no attack
+  fools it.
+
+  Args:
+    clean_wrong: Whether the clean input is misclassified [N].
+    fooled_by: For each attack, whether its result is misclassified [N].
+  """
+  clean_wrong = np.asarray(clean_wrong, bool)
+  broken = np.logical_or.reduce([clean_wrong, *fooled_by])
+  right = ~clean_wrong
+  return Summary(
+    clean_accuracy=float(right.mean()),
+    robust_accuracy=float(1.0 - broken.mean()),
+    success_rate=float(broken[right].mean()) if right.any() else float("nan"),
+    num_examples=len(right),
+  )
+
+
+def marginal_drops(
+  clean_wrong: np.ndarray, fooled_by: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """How much robust accuracy each attack alone takes, beyond all others."""
+  total = summary(clean_wrong, fooled_by.values()).robust_accuracy
+  return {
+    name: summary(
+      clean_wrong, [fooled_by[other] for other in fooled_by if other != name]
+    ).robust_accuracy
+    - total
+    for name in fooled_by
+  }
+
+
+def inside(
+  ball: types.Ball,
+  x: np.ndarray,
+  x_adv: np.ndarray,
+  *,
+  bounds: tuple[float, float] = (0.0, 1.0),
+) -> np.ndarray:
+  """Whether each result is finite, in the ball and in the bounds [N].
+
+  The radius may be exceeded by rounding: 1e-6 and 1e-5 of itself. The bounds
+  may not.
+  """
+  return np.asarray(
+    _inside(ball, jnp.asarray(x), jnp.asarray(x_adv), bounds), bool
+  )
+
+
+@jax.jit
+def _inside(ball: Any, x, x_adv, bounds):
+  norms = jax.vmap(ball.norm)(x_adv - x)
+  rows = norms <= ball.eps * (1 + _RELATIVE) + _ABSOLUTE
+  axes = tuple(range(1, x.ndim))
+  in_bounds = (x_adv >= bounds[0]) & (x_adv <= bounds[1])
+  return rows & jnp.all(in_bounds, axis=axes)
+
+
+def robustness_curve(
+  attack_fn: Callable[[float], types.Attack],
+  radii: Sequence[float],
+  logits_fn: types.LogitsFn,
+  key: jax.Array,
+  images: np.ndarray,
+  labels: np.ndarray,
+  **options: Any,
+) -> np.ndarray:
+  """Robust accuracy at each radius [K], one compilation for all.
+
+  An example that a smaller radius broke is broken at the larger ones: balls are
+  nested, so the curve never rises and later radii attack the survivors only.
+
+  Args:
+    attack_fn: Makes the attack of a radius, such as `lambda eps:
+      attacks.pgd(balls.Linf(eps), num_steps=40, step_size=eps / 10)`.
+    radii: Increasing radii >= 0.
+    logits_fn: The model.
+    key: A PRNG key.
+    images: Inputs [N, ...].
+    labels: Their labels [N].
+    **options: Passed on to `engine.craft`.
+
+  Raises:
+    ValueError: `radii` do not increase.
+  """
+  if list(radii) != sorted(radii):
+    raise ValueError(f"radii must increase, got radii={list(radii)}")
+  labels = np.asarray(labels)
+  robust = ~fooled(logits_fn, key, images, labels)
+  curve = []
+  for eps in radii:
+    rows = np.flatnonzero(robust)
+    if len(rows) and eps > 0:
+      record = engine.craft(
+        attack_fn(eps), logits_fn, key, images[rows], labels[rows], **options
+      )
+      robust[rows] = ~record.success
+    curve.append(robust.mean())
+  return np.asarray(curve)
+
+
+def success_against_steps(record: engine.Record, num_steps: int) -> np.ndarray:
+  """The share of examples fooled within s steps, for s = 0 .. num_steps."""
+  counts = np.bincount(record.steps[record.success], minlength=num_steps + 1)
+  return np.cumsum(counts[: num_steps + 1]) / len(record.success)
+
+
+def confidence_on_mistakes(
+  logits_fn: types.LogitsFn,
+  key: jax.Array,
+  x: np.ndarray,
+  labels: np.ndarray,
+  *,
+  batch_size: int = 128,
+) -> np.ndarray:
+  """The probability of the predicted class, for each mistake."""
+  logits = judge.outputs(logits_fn, key, x, batch_size=batch_size)
+  probabilities = np.asarray(jax.nn.softmax(logits))
+  wrong = probabilities.argmax(axis=-1) != np.asarray(labels)
+  return probabilities.max(axis=-1)[wrong]

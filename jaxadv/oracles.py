@@ -1,0 +1,189 @@
+"""One question to the model for a batch, and how its answer is read.
+
+Attacks call the model through these functions only, so that every loss and
+criterion stays a function of ONE example and every kernel can be wrapped.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxadv import types
+
+Array = jax.Array
+
+
+class Samples(NamedTuple):
+  """Several answers of a randomised model to each row: `[n, B, ...]`.
+
+  A loss of samples is their mean loss (expectation over transformation); a
+  criterion is asked about their mean probabilities.
+  """
+
+  outputs: types.PyTree
+
+
+class Answer(NamedTuple):
+  """The model's outputs at a batch, the loss [B] and its input gradient."""
+
+  outputs: types.PyTree
+  loss: Array
+  grad: Array
+
+
+class Jacobian(NamedTuple):
+  """Logits [B, C], chosen classes [B, K] and their gradients [B, K, ...]."""
+
+  logits: Array
+  classes: Array
+  grads: Array
+
+
+def step_keys(keys: Array, count: Array) -> Array:
+  """The keys of step `count[B]` of rows with `keys[B]`."""
+  return jax.vmap(jax.random.fold_in)(keys, count)
+
+
+def loss(
+  loss_fn: types.LossFn, outputs: types.PyTree, y: types.PyTree
+) -> Array:
+  """The loss of each row [B]."""
+  if isinstance(outputs, Samples):
+    per_sample = jax.vmap(jax.vmap(loss_fn), in_axes=(0, None))
+    return jnp.mean(per_sample(outputs.outputs, y), axis=0)
+  return jax.vmap(loss_fn)(outputs, y)
+
+
+def satisfied(
+  criterion: types.Criterion, outputs: types.PyTree, y: types.PyTree
+) -> Array:
+  """Whether the criterion holds for each row [B]."""
+  return jax.vmap(criterion)(mean_logits(outputs), y)
+
+
+def mean_logits(outputs: types.PyTree) -> types.PyTree:
+  """The logits of each row; of samples, of their mean probabilities."""
+  if isinstance(outputs, Samples):
+    return jax.tree.map(_log_mean_probability, outputs.outputs)
+  return outputs
+
+
+def _log_mean_probability(logits: Array) -> Array:
+  mean = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0)
+  return mean - jnp.log(logits.shape[0])
+
+
+def outputs(logits_fn: types.LogitsFn, keys: Array, x: Array) -> types.PyTree:
+  """Asks for the outputs alone: one forward pass."""
+  answer = logits_fn(keys, x)
+  _overhear(logits_fn, answer)
+  return answer
+
+
+def loss_and_gradient(
+  logits_fn: types.LogitsFn,
+  loss_fn: types.LossFn,
+  keys: Array,
+  x: Array,
+  y: types.PyTree,
+) -> Answer:
+  """Asks for the loss of each row and its gradient in the input.
+
+  One forward and one backward pass: rows are independent, so the gradient of
+  the sum holds each row's own. Entries that are not finite count as zero, or
+  one overflow would turn the whole input into NaN.
+  """
+
+  def total(x: Array):
+    answer = logits_fn(keys, x)
+    per_row = loss(loss_fn, answer, y)
+    return jnp.sum(per_row), (answer, per_row)
+
+  grad, (answer, per_row) = jax.grad(total, has_aux=True)(x)
+  _overhear(logits_fn, answer)
+  return Answer(answer, per_row, jnp.where(jnp.isfinite(grad), grad, 0.0))
+
+
+def jacobian(
+  logits_fn: types.LogitsFn,
+  keys: Array,
+  x: Array,
+  classes_fn: Callable[[Array], Array],
+) -> Jacobian:
+  """Asks for the logits and the input gradients of some of them.
+
+  One forward pass and one backward pass per class. Entries that are not finite
+  count as zero.
+
+  Args:
+    logits_fn: The model.
+    keys: One key per row [B].
+    x: Inputs [B, ...].
+    classes_fn: Chooses the classes [K] from the logits [C] of ONE example.
+
+  Returns:
+    The logits [B, C], the classes [B, K] and their gradients [B, K, ...].
+  """
+  answer, pull_back = jax.vjp(lambda x: logits_fn(keys, x), x)
+  _overhear(logits_fn, answer)
+  classes = jax.vmap(classes_fn)(answer)
+
+  def row_grads(column: Array) -> Array:
+    one_hot = jax.nn.one_hot(column, answer.shape[-1], dtype=answer.dtype)
+    return pull_back(one_hot)[0]
+
+  grads = jax.vmap(row_grads, in_axes=1, out_axes=1)(classes)
+  return Jacobian(answer, classes, jnp.where(jnp.isfinite(grads), grads, 0.0))
+
+
+def choose(rows: Array, new: types.PyTree, old: types.PyTree) -> types.PyTree:
+  """`new` in the rows [B] that are True, `old` in the others."""
+
+  def pick(a, b):
+    if a is b:
+      return a
+    return jnp.where(jnp.reshape(rows, rows.shape + (1,) * (a.ndim - 1)), a, b)
+
+  return jax.tree.map(pick, new, old)
+
+
+class Redirected:
+  """A model asked about `point` instead, in the rows that `rows` marks.
+
+  Lets a combinator put a question of its own to the one call that the wrapped
+  kernel makes, and read the answer: `heard` holds the outputs of that call. It
+  lives for one trace of one step.
+  """
+
+  def __init__(self, logits_fn: types.LogitsFn, rows: Array, point: Array):
+    self.logits_fn = logits_fn
+    self.rows = rows
+    self.point = point
+    self.heard: types.PyTree = None
+
+  def __call__(self, keys: Array, x: Array) -> types.PyTree:
+    return self.logits_fn(keys, choose(self.rows, self.point, x))
+
+
+class Sampled:
+  """A randomised model asked `num_samples` times with fresh keys."""
+
+  def __init__(self, logits_fn: types.LogitsFn, num_samples: int):
+    self.logits_fn = logits_fn
+    self.num_samples = num_samples
+
+  def __call__(self, keys: Array, x: Array) -> Samples:
+    draws = jnp.arange(self.num_samples)
+    sample_keys = jax.vmap(
+      lambda draw: jax.vmap(jax.random.fold_in, (0, None))(keys, draw)
+    )(draws)
+    return Samples(jax.vmap(self.logits_fn, (0, None))(sample_keys, x))
+
+
+def _overhear(logits_fn: types.LogitsFn, outputs: types.PyTree) -> None:
+  while isinstance(logits_fn, Redirected | Sampled):
+    if isinstance(logits_fn, Redirected):
+      logits_fn.heard = outputs
+    logits_fn = logits_fn.logits_fn

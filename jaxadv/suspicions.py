@@ -1,0 +1,190 @@
+"""Signs that an evaluation by attacks may overrate a model.
+
+The six flags of AutoAttack. Each function returns messages, none where all is
+well. They are hints: a model may show a sign for good reasons. Random draws,
+gradients and loops of open length are looked for in the model's program.
+
+Reference: Croce, Hein, "Reliable evaluation of adversarial robustness with an
+ensemble of diverse parameter-free attacks", 2020, and the flags of its code.
+"""
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv import judge, losses, oracles, types
+
+Array = jax.Array
+Messages = tuple[str, ...]
+
+# Answers to two keys that differ by less, relative to their length, are alike.
+_ALIKE = 1e-4
+# Sums of probabilities stray from one by no more.
+_ROUNDING = 1e-4
+# The robust accuracy that queries may take beyond gradients (AutoAttack's).
+_ALLOWED = 0.002
+
+_DRAWS = frozenset(
+  ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform")
+)
+_LOSSES = {"cross-entropy": losses.cross_entropy, "DLR": losses.dlr}
+# How JAX names the operations of a gradient, inside whatever they belong to.
+_GRADIENT = "transpose(jvp"
+
+
+def randomised(
+  logits_fn: types.LogitsFn, key: Array, images: np.ndarray, *, batch_size: int
+) -> Messages:
+  """The outputs differ for two keys, or the program draws random numbers."""
+  first, second = (
+    judge.outputs(
+      logits_fn, jax.random.fold_in(key, draw), images, batch_size=batch_size
+    ).astype(np.float64)
+    for draw in range(2)
+  )
+  gap = np.linalg.norm(first - second, axis=-1)
+  if np.any(gap > _ALIKE * np.linalg.norm(first, axis=-1)):
+    return (
+      "the model is randomised: its outputs differ from draw to draw. Attack "
+      "means over draws (autoattack.rand) and judge by several (num_draws).",
+    )
+  if _DRAWS & set(_operations(_program(logits_fn, images))):
+    return (
+      "the model draws random numbers, though its outputs agree: make sure "
+      "that its randomness is not frozen for the evaluation only.",
+    )
+  return ()
+
+
+def softmax_output(logits: np.ndarray) -> Messages:
+  """Every row [N, C] is a probability distribution."""
+  sums = logits.sum(axis=-1)
+  if np.all(logits >= 0) and np.allclose(sums, 1.0, rtol=0, atol=_ROUNDING):
+    return (
+      "the outputs are probabilities: attacks need the logits, since gradients "
+      "vanish through a saturated softmax. Remove the final softmax.",
+    )
+  return ()
+
+
+def zero_gradients(
+  logits_fn: types.LogitsFn, key: Array, images: np.ndarray, labels: np.ndarray
+) -> Messages:
+  """Some clean inputs have no gradient at all, of cross-entropy or of DLR.
+
+  Gradients that are not finite count as zero, as they do to the attacks.
+  """
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+  data = (jnp.asarray(images), jnp.asarray(labels))
+  messages = []
+  for name, loss_fn in _LOSSES.items():
+    zero = float(_zero_share(types.Static(loss_fn), logits_fn, keys, *data))
+    if zero > 0:
+      messages.append(
+        f"the input gradient of {name} is zero for {zero:.1%} of the examples: "
+        "attacks by gradients are blind there. Look for saturation, rounding "
+        "or other parts of the model that have no slope."
+      )
+  return tuple(messages)
+
+
+def queries_win(
+  robust_accuracy: Mapping[str, float], blind: Collection[str]
+) -> Messages:
+  """Attacks without gradients broke what those with gradients had left.
+
+  Args:
+    robust_accuracy: After each attack, in their order; first of clean inputs.
+    blind: The attacks that only ask for outputs, such as Square Attack.
+  """
+  names = list(robust_accuracy)
+  drop, seeing = 0.0, False
+  for before, name in itertools.pairwise(names):
+    if name not in blind:
+      seeing = True
+    elif seeing:
+      drop += robust_accuracy[before] - robust_accuracy[name]
+  if drop > _ALLOWED:
+    return (
+      f"attacks that see outputs only took {drop:.1%} of robust accuracy "
+      "beyond those by gradients, which may be masked. Ask more queries, or "
+      "adapt the attack to the model.",
+    )
+  return ()
+
+
+def few_classes(num_classes: int) -> Messages:
+  """DLR needs three classes and targeted DLR four."""
+  if num_classes < 4:
+    return (
+      f"with {num_classes} classes the losses of DLR give way to simpler ones: "
+      "four are needed by the targeted, three by the other.",
+    )
+  return ()
+
+
+def optimises(logits_fn: types.LogitsFn, images: np.ndarray) -> Messages:
+  """The model optimises at test time, so attacks had better know how.
+
+  The signs are a gradient inside the forward pass, and a loop that runs until
+  some condition holds (`while` in the program). Loops of fixed length and
+  functions with gradients of their own (`custom_vjp`) are in many a network and
+  mean nothing; so an optimisation without gradients, in a fixed number of
+  steps, goes unseen.
+  """
+  lowered = jax.jit(_ask).lower(logits_fn, *_one(images))
+  if _GRADIENT in lowered.as_text(debug_info=True):
+    sign = "a gradient"
+  elif "while" in _operations(_program(logits_fn, images)):
+    sign = "a loop of open length"
+  else:
+    return ()
+  return (
+    f"the model seems to optimise at test time ({sign} in its forward pass): "
+    "attacks that do not adapt to that may overrate it.",
+  )
+
+
+def of_outputs(
+  logits_fn: types.LogitsFn, key: Array, images: np.ndarray, *, batch_size: int
+) -> Messages:
+  """Probabilities, too few classes, optimisation at test time."""
+  logits = judge.outputs(logits_fn, key, images, batch_size=batch_size)
+  return (
+    softmax_output(logits)
+    + few_classes(logits.shape[-1])
+    + optimises(logits_fn, images)
+  )
+
+
+def _ask(logits_fn, keys: Array, images: Array) -> Array:
+  return logits_fn(keys, images)
+
+
+def _one(images: np.ndarray) -> tuple[Array, Array]:
+  return jax.random.split(jax.random.key(0), 1), jnp.asarray(images[:1])
+
+
+def _program(logits_fn: types.LogitsFn, images: np.ndarray) -> Any:
+  return jax.make_jaxpr(_ask)(logits_fn, *_one(images))
+
+
+@jax.jit
+def _zero_share(loss_fn, logits_fn, keys, images, labels) -> Array:
+  answer = oracles.loss_and_gradient(logits_fn, loss_fn, keys, images, labels)
+  axes = tuple(range(1, images.ndim))
+  return jnp.mean(jnp.all(answer.grad == 0, axis=axes))
+
+
+def _operations(program: Any) -> Iterator[str]:
+  """The names of all operations of a jaxpr and of those inside it."""
+  for equation in getattr(program, "jaxpr", program).eqns:
+    yield equation.primitive.name
+    for value in equation.params.values():
+      for part in value if isinstance(value, tuple | list) else (value,):
+        if hasattr(getattr(part, "jaxpr", part), "eqns"):
+          yield from _operations(part)

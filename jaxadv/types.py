@@ -1,0 +1,125 @@
+"""The nouns every module shares: models, losses, criteria, balls, attacks.
+
+All of them are pytrees of pure functions. Numbers (weights, radii, step sizes)
+are leaves, so one compiled program serves every new value; functions and shapes
+are part of the tree's structure, so changing them compiles anew.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+# A number that may be traced: a Python float, a NumPy or a JAX scalar.
+Scalar = float | Array
+# Any pytree; `y` is whatever the loss wants: a label, soft labels, a pair.
+PyTree = Any
+
+
+class LogitsFn(Protocol):
+  """A model with its weights bound.
+
+  `keys[B]` holds one PRNG key per row (deterministic models ignore them),
+  `x[B, ...]` inputs in the bounds. Rows are independent: row i of the output
+  depends on `keys[i]` and `x[i]` alone. Bind weights with `models.bind`, which
+  makes them leaves of the function.
+  """
+
+  def __call__(self, keys: Array, x: Array) -> PyTree: ...
+
+
+# ONE example: `(logits[C], y) -> []`, higher is worse for the model.
+LossFn = Callable[[Array, PyTree], Array]
+# ONE example: `(logits[C], y) -> bool`: has the attacker won?
+Criterion = Callable[[Array, PyTree], Array]
+
+
+class Ball(Protocol):
+  """The set of allowed perturbations of ONE example; `eps` is a leaf."""
+
+  @property
+  def eps(self) -> Any:
+    """The radius."""
+
+  def project(self, delta: Array) -> Array:
+    """The nearest perturbation inside the ball."""
+
+  def project_box(self, delta: Array, low: Array, high: Array) -> Array:
+    """A projection onto the ball and the box `low <= delta <= high`.
+
+    `low <= 0 <= high`, elementwise: the box always holds the clean input.
+    """
+
+  def steepest(self, grad: Array) -> Array:
+    """The unit-norm direction in which the linear model `grad` climbs most."""
+
+  def sample(self, key: Array, like: Array) -> Array:
+    """A perturbation drawn uniformly from the ball, shaped as `like`."""
+
+  def norm(self, delta: Array) -> Array:
+    """The size of `delta` in this ball's norm; inside means at most eps."""
+
+
+class State(Protocol):
+  """What every attack's own state has in common; every leaf has B rows.
+
+  Attributes:
+    x_adv: The best point so far [B, ...].
+    found: Whether the criterion held at `x_adv` when the model was last asked.
+    done: Whether the row has nothing more to gain.
+  """
+
+  @property
+  def x_adv(self) -> Array: ...
+
+  @property
+  def found(self) -> Array: ...
+
+  @property
+  def done(self) -> Array: ...
+
+
+class Attack(NamedTuple):
+  """A kernel: two pure functions over a batch whose rows are independent.
+
+  Row i of every result is a function of `keys[i]`, `x[i]`, `y[i]` and the model
+  alone. Drivers (`engine`) mask finished rows and count steps; kernels do
+  neither.
+
+  Attributes:
+    init: `(keys[B], x[B, ...], y) -> State`; asks the model nothing.
+    step: `(logits_fn, State) -> State`; ONE oracle call for the batch.
+    num_steps: The most steps a row may take.
+    forwards: Forward passes of one step, per row.
+    backwards: Backward passes of one step, per row.
+  """
+
+  init: Callable[[Array, Array, PyTree], Any]
+  step: Callable[[LogitsFn, Any], Any]
+  num_steps: int | Array
+  forwards: int | Array = 1
+  backwards: int | Array = 1
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Static:
+  """A function as part of a pytree's structure: hashed, never traced.
+
+  Two trees that hold the same function share one compiled program, so pass
+  functions defined at module level; a lambda made anew each time compiles anew.
+  """
+
+  fun: Callable[..., Any]
+
+  def __call__(self, *args: Any) -> Any:
+    return self.fun(*args)
+
+
+def hashable(fun: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes a plain function a pytree without leaves; pytrees pass unchanged."""
+  if jax.tree_util.all_leaves([fun]):
+    return Static(fun)
+  return fun

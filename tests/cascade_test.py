@@ -1,0 +1,192 @@
+"""Attacks in a row: survivors only, worst case, gone on with as if unbroken."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxadv import attacks, balls, cascade, engine, evaluation, losses, models
+from jaxadv.attacks import square
+from tests import victims
+
+_KEY = jax.random.key(0)
+_BALL = balls.Linf(0.12)
+_X, _Y = victims.blobs(40)
+# A few are misclassified from the start.
+_Y = np.where(np.arange(40) % 13 == 0, (_Y + 1) % 4, _Y).astype(np.int32)
+
+_TABLE = {
+  "weak": attacks.pgd(_BALL, num_steps=2, step_size=0.06),
+  "far": attacks.pgd(balls.Linf(0.4), num_steps=3, step_size=0.4),
+  "strong": attacks.pgd(
+    _BALL, num_steps=12, step_size=0.02, loss_fn=losses.margin
+  ),
+}
+
+
+def _run(table=_TABLE, logits_fn=None, x=_X, y=_Y, **options):
+  options = {"ball": _BALL, "slots": 8, "progress": False} | options
+  logits_fn = victims.trained() if logits_fn is None else logits_fn
+  return cascade.cascade(table, logits_fn, _KEY, x, y, **options)
+
+
+def _assert_same(a: cascade.Result, b: cascade.Result):
+  for name in ("x_adv", "robust", "broken_by"):
+    np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+  assert a.robust_accuracy == b.robust_accuracy
+  assert a.suspicions == b.suspicions
+
+
+def test_the_worst_case_is_the_union_of_the_attacks_alone():
+  whole = _run()
+  alone = {name: _run({name: _TABLE[name]}) for name in _TABLE}
+  union = np.all([result.robust for result in alone.values()], axis=0)
+  np.testing.assert_array_equal(whole.robust, union)
+  names = set(whole.broken_by)
+  assert {"", cascade.CLEAN, "weak", "strong"} <= names
+  for name, result in alone.items():
+    # Who else survived changes nothing: the very images are the same.
+    mine = whole.broken_by == name
+    np.testing.assert_allclose(whole.x_adv[mine], result.x_adv[mine], atol=1e-6)
+
+
+def test_the_result_holds_together():
+  result = _run()
+  wrong = evaluation.fooled(victims.trained(), _KEY, _X, _Y)
+  np.testing.assert_array_equal(result.broken_by == cascade.CLEAN, wrong)
+  np.testing.assert_array_equal(result.robust, result.broken_by == "")
+  fooled = evaluation.fooled(victims.trained(), _KEY, result.x_adv, _Y)
+  np.testing.assert_array_equal(fooled, ~result.robust)
+  untouched = result.robust | wrong
+  np.testing.assert_array_equal(result.x_adv[untouched], _X[untouched])
+  assert evaluation.inside(_BALL, _X, result.x_adv).all()
+  names = [cascade.CLEAN, *_TABLE]
+  assert list(result.robust_accuracy) == names
+  assert list(result.seconds) == names[1:]
+  broken = np.ones(len(_X), bool)
+  for name in names:
+    broken &= result.broken_by != name
+    assert result.robust_accuracy[name] == pytest.approx(broken.mean())
+
+
+def test_results_outside_the_ball_break_nothing():
+  result = _run({"far": _TABLE["far"]})
+  record = engine.craft(
+    _TABLE["far"], victims.trained(), _KEY, _X, _Y, slots=8, progress=False
+  )
+  inside = evaluation.inside(_BALL, _X, record.x_adv)
+  assert (record.success & ~inside).sum() > 10
+  assert evaluation.inside(_BALL, _X, result.x_adv).all()
+
+
+def test_survivors_only_are_attacked():
+  pgd = attacks.pgd(balls.Linf(0.5), num_steps=12, step_size=0.05)
+  counted = victims.counted(victims.trained())
+  _run({"first": pgd}, counted, ball=balls.Linf(0.5))
+  once = victims.asked()
+  result = _run(
+    {"first": pgd, "second": _TABLE["strong"]}, counted, ball=balls.Linf(0.5)
+  )
+  twice = victims.asked() - once
+  assert not result.robust.any()
+  assert result.seconds["second"] == 0.0
+  assert result.robust_accuracy["second"] == 0.0
+  assert twice["rows"] <= once["rows"]
+
+
+def test_stopped_after_every_segment(tmp_path):
+  # Its answers depend on keys, which therefore must survive, too.
+  whole = _run(logits_fn=victims.stochastic(25, 4))
+  folder, stops = tmp_path / "job", 0
+  while True:
+    try:
+      result = _run(
+        logits_fn=victims.stochastic(25, 4),
+        checkpoint_dir=folder,
+        stop=lambda: True,
+      )
+      break
+    except engine.Interrupted:
+      stops += 1
+  assert stops >= 3
+  _assert_same(result, whole)
+  assert not list(folder.glob("*partial*"))
+
+
+def test_a_finished_folder_attacks_no_more(tmp_path):
+  counted = victims.counted(victims.trained())
+  first = _run(logits_fn=counted, checkpoint_dir=tmp_path)
+  before = victims.asked()["rows"]
+  again = _run(logits_fn=counted, checkpoint_dir=tmp_path)
+  # The judge and the suspicions ask once more, the attacks do not.
+  assert victims.asked()["rows"] - before < 6 * len(_X)
+  _assert_same(first, again)
+  assert again.seconds == first.seconds
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    {"ball": balls.Linf(0.2)},
+    {"table": {"weak": _TABLE["strong"]}},
+    {"x": _X**2},
+    {"logits_fn": victims.ordinary(25, 4)},
+  ],
+  ids=["ball", "attacks", "images", "model"],
+)
+def test_refuses_the_folder_of_another_job(tmp_path, other):
+  table = {"weak": _TABLE["weak"]}
+  _run(table, checkpoint_dir=tmp_path)
+  with pytest.raises(ValueError, match="belongs to other attacks"):
+    _run(**({"table": table} | other), checkpoint_dir=tmp_path)
+
+
+def test_verdicts_on_randomised_models_ask_for_means():
+  """One draw errs in a part of the examples; the mean of many in few."""
+  logits_fn = victims.mixed(25, 4, scale=0.02, noise=1.0)
+  steady = victims.mixed(25, 4, scale=0.02)
+  y = victims.logits(steady, _X).argmax(1).astype(np.int32)
+  none = {"none": attacks.pgd(_BALL, num_steps=1, step_size=0.0)}
+  once, often = (
+    _run(none, logits_fn, y=y, num_draws=n).robust_accuracy[cascade.CLEAN]
+    for n in (1, 500)
+  )
+  assert often > once + 0.05
+
+
+def test_suspicions_are_reported():
+  query_only = {"square": square(_BALL, num_queries=3)}
+  assert _run(query_only, victims.query_only(25, 4)).suspicions == ()
+  messages = _run({"weak": _TABLE["weak"]}, victims.constant(25, 4)).suspicions
+  assert len(messages) == 2
+  assert all("is zero" in message for message in messages)
+
+
+def _rounded(w, x):
+  return jnp.round(20 * x.reshape(len(x), -1)) @ w
+
+
+def test_square_wins_where_gradients_are_masked():
+  masked = models.bind(_rounded, np.eye(25, 4, dtype=np.float32))
+  y = victims.logits(masked, _X).argmax(1).astype(np.int32)
+  table = {"weak": _TABLE["weak"], "square": square(_BALL)}
+  messages = " ".join(_run(table, masked, y=y).suspicions)
+  assert "outputs only" in messages and "gradient of DLR is zero" in messages
+
+
+@pytest.mark.parametrize(
+  ("changes", "error", "words"),
+  [
+    ({"table": {}}, ValueError, "attacks must have names"),
+    ({"table": {"a/b": _TABLE["weak"]}}, ValueError, "a/b"),
+    ({"table": {"clean": _TABLE["weak"]}}, ValueError, "other than 'clean'"),
+    ({"x": _X[:0], "y": _Y[:0]}, ValueError, "at least one example"),
+    ({"x": _X + 1}, ValueError, "images must lie in bounds"),
+    ({"y": _Y[:-1]}, ValueError, "one row per row"),
+    ({"num_draws": 0}, ValueError, "num_draws must be at least 1"),
+    ({"slots": 0}, ValueError, "slots must be at least 1"),
+  ],
+)
+def test_refuses_bad_input(changes, error, words):
+  with pytest.raises(error, match=words):
+    _run(**changes)

@@ -1,0 +1,143 @@
+"""What results are worth: the worst case per example, both rates by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxadv import attacks, balls, engine, evaluation
+from tests import victims
+
+_KEY = jax.random.key(0)
+_X = np.random.default_rng(0).uniform(size=(12, 5, 5, 1)).astype(np.float32)
+
+
+def _victim():
+  return victims.ordinary(25, 4)
+
+
+def _labels():
+  """Right for the first nine inputs, wrong for the last three."""
+  best = victims.logits(_victim(), _X).argmax(axis=1)
+  return np.where(np.arange(12) < 9, best, (best + 1) % 4).astype(np.int32)
+
+
+def test_fooled_and_accuracy():
+  wrong = evaluation.fooled(_victim(), _KEY, _X, _labels(), batch_size=5)
+  np.testing.assert_array_equal(wrong, np.arange(12) >= 9)
+  assert evaluation.accuracy(
+    _victim(), _KEY, _X, _labels(), batch_size=5
+  ) == pytest.approx(0.75)
+
+
+_CLEAN_WRONG = np.array([1, 0, 0, 0, 0], bool)
+_FIRST = np.array([0, 1, 1, 0, 0], bool)
+_SECOND = np.array([1, 0, 1, 1, 0], bool)
+
+
+def test_summary_takes_the_worst_case_per_example():
+  summary = evaluation.summary(_CLEAN_WRONG, [_FIRST, _SECOND])
+  assert summary == evaluation.Summary(
+    clean_accuracy=pytest.approx(0.8),
+    robust_accuracy=pytest.approx(0.2),
+    success_rate=pytest.approx(0.75),
+    num_examples=5,
+  )
+  # An example that was wrong is not robust, though no attack fools it.
+  alone = evaluation.summary(_CLEAN_WRONG, [_FIRST])
+  assert alone.robust_accuracy == pytest.approx(0.4)
+  assert alone.success_rate == pytest.approx(0.5)
+
+
+def test_summary_without_attacks_or_without_right_examples():
+  assert evaluation.summary(_CLEAN_WRONG, []).robust_accuracy == 0.8
+  hopeless = evaluation.summary(np.ones(3, bool), [])
+  assert hopeless.robust_accuracy == 0 and np.isnan(hopeless.success_rate)
+
+
+def test_marginal_drops():
+  drops = evaluation.marginal_drops(
+    _CLEAN_WRONG, {"first": _FIRST, "second": _SECOND}
+  )
+  assert drops == {"first": pytest.approx(0.2), "second": pytest.approx(0.2)}
+
+
+def test_inside_refuses_what_left_the_ball_or_the_bounds():
+  x = np.full((6, 4), 0.5, np.float32)
+  x[5] = 1.0
+  x_adv = x.copy()
+  x_adv[1, 0] += 0.1
+  x_adv[2, 0] += 0.1 + 5e-6
+  x_adv[3, 0] = np.nan
+  x_adv[4, 0] += 0.1 + 5e-7  # Rounding is allowed.
+  x_adv[5, 0] = 1.0 + 1e-6  # In the bounds it is not.
+  found = evaluation.inside(balls.Linf(0.1), x, x_adv)
+  np.testing.assert_array_equal(found, [1, 1, 0, 0, 1, 0])
+  wide = evaluation.inside(balls.Linf(0.1), x, x_adv, bounds=(-1.0, 2.0))
+  np.testing.assert_array_equal(wide, [1, 1, 0, 0, 1, 1])
+  l1 = evaluation.inside(balls.L1(0.1), x, x + 0.02)
+  np.testing.assert_array_equal(l1, [1, 1, 1, 1, 1, 0])
+
+
+def _radius_attack(eps):
+  return attacks.basic_iterative(
+    balls.Linf(eps), num_steps=4, step_size=eps / 4
+  )
+
+
+def test_robustness_curve_is_that_of_the_closed_form():
+  """Two classes: an example breaks where eps ||w||_1 exceeds its margin."""
+  rng = np.random.default_rng(1)
+  w = rng.normal(size=25)
+  x = rng.uniform(0.3, 0.7, size=(30, 5, 5, 1)).astype(np.float32)
+  b = -float(w.sum() / 2)
+  victim = victims.binary(w, b)
+  labels = (x.reshape(30, 25) @ w + b > 0).astype(np.int32)
+  distance = abs(x.reshape(30, 25) @ w + b) / abs(w).sum()
+  radii = [0.0, 0.02, 0.05, 0.1, 0.15]
+  before = victims.CALLS["affine"]
+  curve = evaluation.robustness_curve(
+    _radius_attack, radii, victim, _KEY, x, labels, slots=8, progress=False
+  )
+  # Four steps of eps / 4 reach the corner; the last is not asked about.
+  expected = [(distance > eps).mean() for eps in radii]
+  np.testing.assert_allclose(curve, expected)
+  assert 0 < curve[2] < curve[1] < curve[0] == 1
+  first = victims.CALLS["affine"] - before
+  evaluation.robustness_curve(
+    _radius_attack, [0.03, 0.04], victim, _KEY, x, labels, slots=8
+  )
+  # Shapes are checked by tracing; nothing is compiled anew.
+  assert victims.CALLS["affine"] - before - first <= 2
+
+
+def test_robustness_curve_refuses_radii_that_fall():
+  with pytest.raises(ValueError, match="radii must increase"):
+    evaluation.robustness_curve(
+      _radius_attack, [0.2, 0.1], _victim(), _KEY, _X, _labels()
+    )
+
+
+def test_success_against_steps():
+  steps = np.array([1, 1, 3, 4, 4], np.int32)
+  record = engine.Record(
+    x_adv=_X[:5],
+    success=np.array([1, 1, 1, 0, 1], bool),
+    distance={},
+    steps=steps,
+    forwards=steps,
+    backwards=steps,
+    index=np.arange(5),
+  )
+  np.testing.assert_allclose(
+    evaluation.success_against_steps(record, 4), [0, 0.4, 0.4, 0.6, 0.8]
+  )
+
+
+def test_confidence_on_mistakes():
+  logits = victims.logits(_victim(), _X)
+  best = np.asarray(jax.nn.softmax(jnp.asarray(logits))).max(axis=1)
+  found = evaluation.confidence_on_mistakes(
+    _victim(), _KEY, _X, _labels(), batch_size=5
+  )
+  np.testing.assert_allclose(found, best[9:], rtol=1e-5)
