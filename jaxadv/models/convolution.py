@@ -1,0 +1,241 @@
+"""A convolution whose gradients are as fast inside a loop as outside.
+
+XLA:CPU brings convolutions into the layout of its fast kernel only in the
+entry computation of a program. The gradients that JAX writes for a convolution
+have swapped axes, so inside `lax.while_loop` or `lax.scan` they fall to a naive
+kernel: an input gradient takes 2 to 6 times and a kernel gradient up to 80
+times as long as outside (https://github.com/jax-ml/jax/issues/12868). Here both
+are written as ordinary channels-last convolutions of operands transposed as
+data, with `swap` exchanging the batch (or input) and the output axis:
+
+    input gradient  = conv(dilate(g, strides), swap(flip(kernel)))
+    kernel gradient = swap(conv(swap(x), dilate(swap(g), strides)))
+
+The optimisation barriers keep XLA from folding the transpositions back into the
+convolution. Other platforms have kernels of their own for both gradients, which
+XLA recognises by the form of JAX's rules: they get those.
+
+The price is forward-mode differentiation (`jax.jvp`, `jax.jacfwd`,
+`jax.hessian`), which `jax.custom_vjp` does not support. Networks take
+`conv_general_dilated=jax.lax.conv_general_dilated` where it is needed.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Padding = tuple[tuple[int, int], ...]
+
+
+class _Window(NamedTuple):
+  """The static side of a channels-last convolution: its spatial axes."""
+
+  inputs: tuple[int, ...]
+  kernel: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: Padding
+  precision: Any
+
+  def gradient_padding(self) -> tuple[Padding, Padding]:
+    """Paddings of the two convolutions that compute the gradients."""
+    for_input, for_kernel = [], []
+    for n, k, s, (low, high) in zip(
+      self.inputs, self.kernel, self.strides, self.padding, strict=True
+    ):
+      room = n + low + high - k
+      dilated = room // s * s + 1 if room >= 0 else 0
+      for_input.append((k - 1 - low, n - dilated + low))
+      for_kernel.append((low, k - 1 + dilated - n - low))
+    return tuple(for_input), tuple(for_kernel)
+
+
+def _channels_last(ndim: int) -> jax.lax.ConvDimensionNumbers:
+  data = (0, ndim - 1, *range(1, ndim - 1))
+  kernel = (ndim - 1, ndim - 2, *range(ndim - 2))
+  return jax.lax.ConvDimensionNumbers(data, kernel, data)
+
+
+# The output and both gradients are linear in each of their arguments, and the
+# gradients of any of the three are the other two: reverse-mode differentiation
+# of every order stays within them.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _output(window: _Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window.strides,
+    window.padding,
+    dimension_numbers=_channels_last(x.ndim),
+    precision=window.precision,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_gradient(
+  window: _Window, g: jax.Array, kernel: jax.Array
+) -> jax.Array:
+  spatial = tuple(range(kernel.ndim - 2))
+  conv = functools.partial(
+    jax.lax.conv_general_dilated,
+    window_strides=(1,) * len(spatial),
+    padding=window.gradient_padding()[0],
+    lhs_dilation=window.strides,
+    precision=window.precision,
+  )
+  ordinary = _channels_last(g.ndim)
+
+  def as_data(g, turned):
+    turned = jax.lax.optimization_barrier(jnp.swapaxes(turned, -1, -2))
+    return conv(g, turned, dimension_numbers=ordinary)
+
+  def as_dimension_numbers(g, turned):
+    swapped = (g.ndim - 2, g.ndim - 1, *spatial)
+    return conv(
+      g, turned, dimension_numbers=ordinary._replace(rhs_spec=swapped)
+    )
+
+  return jax.lax.platform_dependent(
+    g, jnp.flip(kernel, spatial), cpu=as_data, default=as_dimension_numbers
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_gradient(window: _Window, x: jax.Array, g: jax.Array) -> jax.Array:
+  last = x.ndim - 1
+  spatial = tuple(range(1, last))
+  conv = functools.partial(
+    jax.lax.conv_general_dilated,
+    window_strides=(1,) * len(spatial),
+    padding=window.gradient_padding()[1],
+    rhs_dilation=window.strides,
+    precision=window.precision,
+  )
+
+  def as_data(x, g):
+    x, g = jnp.swapaxes(x, 0, last), jnp.moveaxis(g, 0, -2)
+    x, g = jax.lax.optimization_barrier((x, g))
+    kernel = conv(x, g, dimension_numbers=_channels_last(x.ndim))
+    return jnp.moveaxis(jax.lax.optimization_barrier(kernel), 0, -2)
+
+  def as_dimension_numbers(x, g):
+    data = (last, 0, *spatial)
+    kernel = (last - 1, last, *range(last - 1))
+    numbers = jax.lax.ConvDimensionNumbers(data, data, kernel)
+    return conv(x, g, dimension_numbers=numbers)
+
+  return jax.lax.platform_dependent(
+    x, g, cpu=as_data, default=as_dimension_numbers
+  )
+
+
+_output.defvjp(
+  lambda window, x, kernel: (_output(window, x, kernel), (x, kernel)),
+  lambda window, saved, g: (
+    _input_gradient(window, g, saved[1]),
+    _kernel_gradient(window, saved[0], g),
+  ),
+)
+_input_gradient.defvjp(
+  lambda window, g, kernel: (_input_gradient(window, g, kernel), (g, kernel)),
+  lambda window, saved, x: (
+    _output(window, x, saved[1]),
+    _kernel_gradient(window, x, saved[0]),
+  ),
+)
+_kernel_gradient.defvjp(
+  lambda window, x, g: (_kernel_gradient(window, x, g), (x, g)),
+  lambda window, saved, kernel: (
+    _input_gradient(window, saved[1], kernel),
+    _output(window, saved[0], kernel),
+  ),
+)
+
+
+def conv_general_dilated(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  dimension_numbers: Any = None,
+  precision: Any = None,
+  **options: Any,
+) -> jax.Array:
+  """`jax.lax.conv_general_dilated` with gradients that are fast in loops.
+
+  For `flax.linen.Conv(conv_general_dilated=...)`. Output and gradients are
+  those of the original, at any order of reverse-mode differentiation.
+  Convolutions that are not channels-last (`NHWC`, `HWIO`, `NHWC` and their
+  one- and three-dimensional kin), are dilated or grouped, or ask for another
+  output type, go to the original unchanged.
+
+  Args:
+    lhs: Inputs [B, spatial..., I].
+    rhs: Kernel [spatial..., I, O].
+    window_strides: One stride per spatial axis.
+    padding: "SAME", "VALID", "SAME_LOWER" or one (low, high) per spatial axis.
+    dimension_numbers: As in JAX; note that its default is channels-first.
+    precision: As in JAX.
+    **options: Every other argument of `jax.lax.conv_general_dilated`.
+
+  Returns:
+    Outputs [B, spatial..., O].
+
+  Raises:
+    TypeError: If differentiated in forward mode.
+  """
+  numbers = jax.lax.conv_dimension_numbers(
+    lhs.shape, rhs.shape, dimension_numbers
+  )
+  strides = tuple(window_strides)
+  if numbers != _channels_last(lhs.ndim) or any(map(_is_set, options.values())):
+    return jax.lax.conv_general_dilated(
+      lhs,
+      rhs,
+      strides,
+      padding,
+      dimension_numbers=numbers,
+      precision=precision,
+      **options,
+    )
+  inputs, kernel = lhs.shape[1:-1], rhs.shape[:-2]
+  if isinstance(padding, str):
+    padding = jax.lax.padtype_to_pads(inputs, kernel, strides, padding)
+  pads = tuple((int(low), int(high)) for low, high in padding)
+  window = _Window(inputs, kernel, strides, pads, precision)
+  return _output(window, *_vary_alike(lhs, rhs))
+
+
+def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Makes both vary over the same mesh axes inside `jax.shard_map`.
+
+  JAX's own operations do so themselves, functions with custom rules do not.
+  """
+  one_x, one_kernel = (
+    jnp.ones_like(x, shape=()),
+    jnp.ones_like(kernel, shape=()),
+  )
+  if jax.typeof(one_x) == jax.typeof(one_kernel):
+    return x, kernel
+  return x * one_kernel, kernel * one_x
+
+
+def _is_set(option: Any) -> bool:
+  """Whether a dilation, group count or type differs from its default."""
+  values = option if isinstance(option, Sequence) else (option,)
+  return any(value not in (None, 1) for value in values)
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+  """Largest of every 2 x 2 window, stride 2, of `x` [B, H, W, C].
+
+  A reshape and a maximum: the gradient needs no select-and-scatter, which is
+  slow on CPUs. Odd sizes lose their last row or column ("VALID"). The gradient
+  of a tie is shared equally; `flax.linen.max_pool` gives it to the first.
+  """
+  batch, height, width, channels = x.shape
+  height, width = height // 2, width // 2
+  x = x[:, : 2 * height, : 2 * width]
+  return x.reshape(batch, height, 2, width, 2, channels).max(axis=(2, 4))

@@ -1,0 +1,1 @@
+"""Tables, curves, image grids and one HTML page, from plain data."""
