@@ -1,0 +1,1 @@
+"""Defences, by kind (see `docs/design.md`): functions, not classes."""

@@ -1,0 +1,77 @@
+"""The pure driver: one batch, until every row is done or out of budget."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxadv import checks, oracles, types
+
+Array = jax.Array
+
+
+def run(
+  attack: types.Attack,
+  logits_fn: types.LogitsFn,
+  key: Array,
+  x: Array,
+  y: types.PyTree,
+  *,
+  bounds: tuple[float, float] = (0.0, 1.0),
+) -> Array:
+  """Attacks one batch; usable inside `jit`, `vmap` and a training step.
+
+  A batch-level `while_loop` that ends when every row is done or out of budget:
+  with `criteria.never` it makes exactly `attack.num_steps` oracle calls. Row i
+  uses the key `fold_in(key, i)`, so its result does not depend on the rows
+  after it, nor on the batch size. Weights, radii and step sizes are arguments
+  of the compiled program: new ones compile nothing.
+
+  Args:
+    attack: The kernel.
+    logits_fn: The model, bound by `models.bind`.
+    key: A PRNG key.
+    x: Inputs [B, ...] in the bounds.
+    y: What the attack's loss wants, one row per input (labels [B]).
+    bounds: The range of inputs, for the check alone.
+
+  Returns:
+    The adversarial inputs [B, ...]; judge them with `evaluation`.
+
+  Raises:
+    TypeError: inputs that are not floats, labels that are not integers.
+    ValueError: inputs out of bounds or not finite, labels out of range, shapes
+      that do not fit.
+  """
+  checks.inputs(x, bounds)
+  checks.batch(x, y)
+  num_classes = checks.model(logits_fn, x)
+  if isinstance(y, jax.Array) or hasattr(y, "dtype"):
+    checks.labels(y, num_classes)
+  return _run(attack, logits_fn, key, x, y)
+
+
+@jax.jit
+def _run(attack, logits_fn, key, x, y) -> Array:
+  keys = row_keys(key, jnp.arange(len(x)))
+  state = attack.init(keys, x, y)
+
+  def unfinished(carry):
+    step, state = carry
+    return (step < attack.num_steps) & ~jnp.all(state.done)
+
+  def advance(carry):
+    step, state = carry
+    return step + 1, masked_step(attack, logits_fn, ~state.done, state)
+
+  return jax.lax.while_loop(unfinished, advance, (0, state))[1].x_adv
+
+
+def row_keys(key: Array, index: Array) -> Array:
+  """One key per row, of its index in the data set."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def masked_step(
+  attack: types.Attack, logits_fn: types.LogitsFn, rows: Array, state
+):
+  """One step of the rows [B] that are True; the others stay as they are."""
+  return oracles.choose(rows, attack.step(logits_fn, state), state)

@@ -1,0 +1,129 @@
+"""The driver for data sets: any number of examples, all local devices."""
+
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import rich.progress
+
+from jaxadv import checks, criteria, judge, types
+from jaxadv.engine.job import Job
+from jaxadv.engine.record import Record, distances
+
+
+class Interrupted(Exception):
+  """`craft` was asked to stop; its checkpoint holds what is done so far."""
+
+
+def craft(
+  attack: types.Attack,
+  logits_fn: types.LogitsFn,
+  key: jax.Array,
+  images: np.ndarray,
+  y: types.PyTree,
+  *,
+  criterion: types.Criterion = criteria.misclassified,
+  bounds: tuple[float, float] = (0.0, 1.0),
+  slots: int = 128,
+  progress: bool = True,
+  checkpoint: str | os.PathLike | None = None,
+  stop: Callable[[], bool] = lambda: False,
+  index: np.ndarray | None = None,
+) -> Record:
+  """Attacks a data set of any size through a fixed number of slots.
+
+  A finished row is written out and its slot refilled on the device, so the time
+  is that of the steps which the examples need, not of the slowest example of
+  each batch. The slots are shared out over all local devices. The key of an
+  example is `fold_in(key, its index)`: its result does not depend on slots,
+  order or devices (up to the rounding of the network).
+
+  Args:
+    attack: The kernel.
+    logits_fn: The model, bound by `models.bind`.
+    key: A PRNG key.
+    images: Inputs [N, ...], floating point in the bounds.
+    y: What the attack wants, one row per input (labels [N]).
+    criterion: Success as the judge sees it, of the same `y`.
+    bounds: The range of inputs.
+    slots: Rows per device that are attacked at once; the batch size.
+    progress: Show a progress bar (on a terminal).
+    checkpoint: A file for partial results. A call that finds it goes on where
+      it stands and ends as if it had never stopped; it is removed at the end.
+    stop: Asked about once a second; when true, saves and raises.
+    index: The number of each example [N], for its key and the record; by
+      default its row. For a part of a data set, the places in the whole: then
+      an example's result does not depend on the others of the part.
+
+  Returns:
+    A `Record` of NumPy arrays.
+
+  Raises:
+    Interrupted: `stop` said so; the checkpoint was written.
+    TypeError: inputs that are not floats, labels that are not integers.
+    ValueError: inputs out of bounds or not finite, labels out of range, shapes
+      that do not fit, a checkpoint of another job.
+  """
+  images = np.asarray(images)
+  y = jax.tree.map(np.asarray, y)
+  checks.num_steps(slots, "slots")
+  checks.inputs(images, bounds, "images")
+  checks.batch(images, y)
+  if len(images) == 0:
+    raise ValueError("images must hold at least one example, got none")
+  num_classes = checks.model(logits_fn, images[:1])
+  if isinstance(y, np.ndarray):
+    checks.labels(y, num_classes)
+  checks.warn_of_probabilities(
+    judge.outputs(logits_fn, key, images[:slots], batch_size=slots)
+  )
+  index = _numbers(index, len(images))
+  job = Job(attack, logits_fn, key, images, y, index, slots, checkpoint)
+  with _progress_bar(progress) as bar:
+    task = bar.add_task("attack", total=len(images))
+    while job.unfinished():
+      job.advance()
+      bar.update(task, completed=job.completed())
+      if stop():
+        job.save()
+        raise Interrupted(f"stopped; go on with checkpoint={checkpoint!r}")
+  steps = job.steps
+  success = judge.success(
+    logits_fn, key, job.x_adv, y, criterion, batch_size=slots, index=index
+  )
+  record = Record(
+    x_adv=job.x_adv,
+    success=success,
+    distance=distances(images, job.x_adv),
+    steps=steps,
+    forwards=steps * np.asarray(attack.forwards),
+    backwards=steps * np.asarray(attack.backwards),
+    index=index,
+  )
+  job.forget()
+  return record
+
+
+def _numbers(index: np.ndarray | None, num_examples: int) -> np.ndarray:
+  if index is None:
+    return np.arange(num_examples, dtype=np.int32)
+  index = np.asarray(index)
+  if index.shape != (num_examples,) or index.dtype.kind not in "iu":
+    raise ValueError(
+      f"index must hold one whole number for each of {num_examples} examples, "
+      f"got shape {index.shape} and dtype {index.dtype}"
+    )
+  return index.astype(np.int32)
+
+
+def _progress_bar(shown: bool) -> rich.progress.Progress:
+  return rich.progress.Progress(
+    rich.progress.TextColumn("{task.description}"),
+    rich.progress.BarColumn(),
+    rich.progress.TaskProgressColumn(),
+    rich.progress.TextColumn("{task.completed:.0f}/{task.total:.0f} examples"),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TimeRemainingColumn(),
+    disable=not shown,
+  )

@@ -1,0 +1,79 @@
+"""What `craft` returns, and the files that hold it."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+# Coordinates that moved by less do not count as changed (L0).
+_CHANGED = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One row per example, in the order of the data set.
+
+  Attributes:
+    x_adv: The adversarial inputs [N, ...].
+    success: Whether the criterion holds at `x_adv`, judged afresh [N].
+    distance: `linf`, `l2`, `l1` and `l0` (coordinates changed by more than
+      1e-6) of `x_adv - x`, each [N].
+    steps: Steps taken [N].
+    forwards: Forward passes used [N].
+    backwards: Backward passes used [N].
+    index: The example's place in the data set, or the number it was given [N].
+  """
+
+  x_adv: np.ndarray
+  success: np.ndarray
+  distance: dict[str, np.ndarray]
+  steps: np.ndarray
+  forwards: np.ndarray
+  backwards: np.ndarray
+  index: np.ndarray
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes the record as one `.npz` file, whole or not at all."""
+    columns = dict(vars(self))
+    distance = columns.pop("distance")
+    columns |= {f"distance_{norm}": values for norm, values in distance.items()}
+    save_npz(path, columns)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "Record":
+    """Reads what `save` wrote."""
+    with np.load(path) as file:
+      columns = {name: file[name] for name in file.files}
+    distance = {
+      name.removeprefix("distance_"): columns.pop(name)
+      for name in list(columns)
+      if name.startswith("distance_")
+    }
+    return cls(distance=distance, **columns)
+
+
+def distances(x: np.ndarray, x_adv: np.ndarray) -> dict[str, np.ndarray]:
+  """The four norms of `x_adv - x`, one row per example."""
+  delta = (np.asarray(x_adv, np.float64) - x).reshape(len(x), -1)
+  magnitude = np.abs(delta)
+  return {
+    "linf": magnitude.max(axis=1, initial=0.0).astype(np.float32),
+    "l2": np.sqrt(np.square(delta).sum(axis=1)).astype(np.float32),
+    "l1": magnitude.sum(axis=1).astype(np.float32),
+    "l0": (magnitude > _CHANGED).sum(axis=1).astype(np.int32),
+  }
+
+
+def save_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays to a temporary name beside `path`, then renames."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  try:
+    with open(temporary, "wb") as file:
+      np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+"""Stopped, killed, gone on: the result is as if nothing had happened."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxadv import attacks, balls, engine
+from tests import victims
+
+_KEY = jax.random.key(0)
+_RNG = np.random.default_rng(0)
+_X = _RNG.uniform(0.3, 0.7, size=(80, 5, 5, 1)).astype(np.float32)
+_SLOTS = 8
+
+
+def _victim():
+  # Its answers depend on keys, which therefore must survive, too.
+  return victims.stochastic(25, 4)
+
+
+_Y = victims.logits(victims.ordinary(25, 4), _X).argmax(1).astype(np.int32)
+
+
+def _attack(eps=0.02):
+  pgd = attacks.pgd(balls.Linf(eps), num_steps=5, step_size=eps / 4)
+  return attacks.restarts(pgd, 3)
+
+
+def _craft(attack=None, key=_KEY, x=_X, **options):
+  return engine.craft(
+    _attack() if attack is None else attack,
+    _victim(),
+    key,
+    x,
+    _Y,
+    slots=_SLOTS,
+    progress=False,
+    **options,
+  )
+
+
+def _assert_equal(a, b):
+  for left, right in zip(
+    jax.tree.leaves(vars(a)), jax.tree.leaves(vars(b)), strict=True
+  ):
+    np.testing.assert_array_equal(left, right)
+
+
+def test_stopped_after_every_segment(tmp_path):
+  whole = _craft()
+  assert 0 < whole.success.mean() < 1 and whole.steps.max() == 18
+  path, stops, record = tmp_path / "job" / "part.npz", 0, None
+  while record is None and stops < 30:
+    try:
+      record = _craft(checkpoint=path, stop=lambda: True)
+    except engine.Interrupted as interrupted:
+      assert "part.npz" in str(interrupted) and path.exists()
+      stops += 1
+  assert stops > 3
+  _assert_equal(record, whole)
+  assert not list(path.parent.iterdir())
+
+
+def test_leftovers_of_killed_writers_are_ignored(tmp_path):
+  path = tmp_path / "part.npz"
+  with pytest.raises(engine.Interrupted):
+    _craft(checkpoint=path, stop=lambda: True)
+  half = path.read_bytes()[:100]
+  (tmp_path / "tmp1234.tmp").write_bytes(half)
+  (tmp_path / "part.npz.tmp").write_bytes(b"garbage")
+  _assert_equal(_craft(checkpoint=path), _craft())
+  assert not path.exists()
+
+
+@pytest.mark.parametrize(
+  "other",
+  [{"key": jax.random.key(1)}, {"attack": _attack(0.03)}, {"x": _X**2}],
+  ids=["key", "attack", "images"],
+)
+def test_refuses_the_checkpoint_of_another_job(tmp_path, other):
+  path = tmp_path / "part.npz"
+  with pytest.raises(engine.Interrupted):
+    _craft(checkpoint=path, stop=lambda: True)
+  with pytest.raises(ValueError, match=r"part\.npz.* belongs to another"):
+    _craft(checkpoint=path, **other)
+  assert path.exists()
+
+
+def test_stops_without_a_checkpoint_too():
+  with pytest.raises(engine.Interrupted):
+    _craft(stop=lambda: True)
