@@ -1,0 +1,220 @@
+"""`Attack -> Attack`: several rounds of a fixed-budget attack, expectations.
+
+A round that ends without success costs one more step, in which the model is
+asked about its result; so a combinator, too, makes one oracle call a step and
+its budget is exact.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxadv import checks, criteria, losses, oracles, types
+
+Array = jax.Array
+Partial = jax.tree_util.Partial
+
+
+class State(NamedTuple):
+  """The rows of an attack in rounds (see `types.State`)."""
+
+  x: Array
+  y: types.PyTree
+  keys: Array
+  round: Array  # The round a row is in; -1 while targets are to be chosen.
+  step: Array  # Steps taken in this round.
+  inner: Any
+  targets: Array | None
+  best: Array  # The loss at `x_adv`.
+  x_adv: Array
+  found: Array
+  done: Array
+
+
+def restarts(
+  attack: types.Attack,
+  num_restarts: int,
+  *,
+  loss_fn: types.LossFn = losses.margin,
+  criterion: types.Criterion = criteria.misclassified,
+) -> types.Attack:
+  """Runs a fixed-budget attack from several keys; keeps the worst case.
+
+  A row is done with its first success; without one the round of greatest
+  `loss_fn` is kept. Costs `num_restarts * (attack.num_steps + 1)` steps at
+  most. Restarts are confirmed by the model, not by the attack's word.
+
+  Args:
+    attack: What to repeat; its own `y` and criterion stay as they are.
+    num_restarts: Rounds, at least 1.
+    loss_fn: Ranks the rounds.
+    criterion: Success, of the same `y` as the attack's.
+
+  Raises:
+    ValueError: `num_restarts` is below 1.
+  """
+  checks.num_steps(num_restarts, "num_restarts")
+  judge = (types.hashable(loss_fn), types.hashable(criterion))
+  return attack._replace(
+    init=Partial(_init_restarts, attack),
+    step=Partial(_step, attack, num_restarts, *judge),
+    num_steps=num_restarts * (attack.num_steps + 1),
+  )
+
+
+def multi_targeted(
+  attack: types.Attack,
+  num_targets: int = 9,
+  *,
+  loss_fn: types.LossFn = losses.margin,
+  criterion: types.Criterion = criteria.misclassified,
+) -> types.Attack:
+  """Runs a targeted attack against each of the likeliest wrong classes.
+
+  The first step asks for the logits of the clean input and orders the classes;
+  round r aims at the r-th wrong one. Any misclassification is a success. 9
+  targets are AutoAttack's.
+
+  Args:
+    attack: A fixed-budget attack whose `y` is `(label, target)`, such as
+      `pgd(..., loss_fn=losses.targeted_dlr,
+      criterion=criteria.misclassified_pair)`.
+    num_targets: Rounds, at most the number of classes less one.
+    loss_fn: Ranks rounds without success; of `(logits, label)`.
+    criterion: Success; of `(logits, label)`.
+
+  Raises:
+    ValueError: `num_targets` is below 1, or too large for the model.
+
+  Reference: Gowal et al., "An alternative surrogate loss for PGD-based
+  adversarial testing", 2019.
+  """
+  checks.num_steps(num_targets, "num_targets")
+  judge = (types.hashable(loss_fn), types.hashable(criterion))
+  return attack._replace(
+    init=Partial(_init_targets, attack, types.Static(_Count(num_targets))),
+    step=Partial(_step, attack, num_targets, *judge),
+    num_steps=1 + num_targets * (attack.num_steps + 1),
+  )
+
+
+def eot(attack: types.Attack, num_samples: int) -> types.Attack:
+  """Expectation over transformation: every question asked `num_samples` times.
+
+  The loss and so its gradient are means over draws of the model's randomness;
+  success is judged by the mean probabilities of the draws.
+
+  Reference: Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial
+  examples", 2018.
+  """
+  checks.num_steps(num_samples, "num_samples")
+  return attack._replace(
+    step=Partial(_step_sampled, attack, types.Static(_Count(num_samples))),
+    forwards=attack.forwards * num_samples,
+    backwards=attack.backwards * num_samples,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Count:
+  # A number that shapes depend on, so it belongs to the pytree's structure.
+  value: int
+
+  def __call__(self) -> int:
+    return self.value
+
+
+def _step_sampled(attack, num_samples, logits_fn, state):
+  return attack.step(oracles.Sampled(logits_fn, num_samples()), state)
+
+
+def _init_restarts(attack, keys, x, y) -> State:
+  inner = attack.init(_round_keys(keys, jnp.zeros(len(x), int)), x, y)
+  return _first_state(keys, x, y, inner, round_=0, targets=None)
+
+
+def _init_targets(attack, num_targets, keys, x, y) -> State:
+  targets = jnp.zeros((len(x), num_targets()), jnp.int32)
+  inner = attack.init(keys, x, (y, targets[:, 0]))
+  return _first_state(keys, x, y, inner, round_=-1, targets=targets)
+
+
+def _first_state(keys, x, y, inner, round_, targets) -> State:
+  rows = jnp.zeros(len(x), jnp.int32)
+  return State(
+    x=x,
+    y=y,
+    keys=keys,
+    round=rows + round_,
+    step=rows,
+    inner=inner,
+    targets=targets,
+    best=jnp.full(len(x), -jnp.inf),
+    x_adv=x,
+    found=rows > 0,
+    done=rows > 0,
+  )
+
+
+def _step(attack, num_rounds, loss_fn, criterion, logits_fn, state) -> State:
+  choosing = state.round < 0
+  ended = choosing | state.inner.done | (state.step >= attack.num_steps)
+  result = oracles.choose(choosing, state.x, state.inner.x_adv)
+  model = oracles.Redirected(logits_fn, ended, result)
+  inner = attack.step(model, state.inner)
+  loss = oracles.loss(loss_fn, model.heard, state.y)
+  holds = oracles.satisfied(criterion, model.heard, state.y)
+  won = holds & ended
+  if state.targets is not None:
+    ranked = _likeliest_wrong(model.heard, state.y, state.targets.shape[1])
+    state = state._replace(
+      targets=oracles.choose(choosing, ranked, state.targets)
+    )
+  # A success on the way: the answer that ended the round has to confirm it.
+  struck = holds & inner.found & inner.done & ~ended
+  # The clean input, asked about for its targets, is a result only if it won.
+  better = ended & (won | ((loss > state.best) & ~choosing))
+  x_adv = oracles.choose(better, result, state.x_adv)
+  round_ = state.round + ended
+  done = won | struck | (round_ >= num_rounds)
+  return state._replace(
+    round=round_,
+    step=jnp.where(ended, 0, state.step + 1),
+    inner=_next_round(attack, state, round_, ended & ~done, inner),
+    best=jnp.where(better, loss, state.best),
+    x_adv=oracles.choose(struck, inner.x_adv, x_adv),
+    found=won | struck,
+    done=done,
+    targets=state.targets,
+  )
+
+
+def _next_round(attack, state, round_, rows, inner):
+  def start():
+    y = state.y
+    if state.targets is not None:
+      index = jnp.clip(round_, 0, state.targets.shape[1] - 1)
+      y = (y, jnp.take_along_axis(state.targets, index[:, None], 1)[:, 0])
+    fresh = attack.init(_round_keys(state.keys, round_), state.x, y)
+    return oracles.choose(rows, fresh, inner)
+
+  return jax.lax.cond(jnp.any(rows), start, lambda: inner)
+
+
+def _round_keys(keys: Array, round_: Array) -> Array:
+  return jax.vmap(jax.random.fold_in)(keys, round_)
+
+
+def _likeliest_wrong(outputs, label: Array, num_targets: int) -> Array:
+  logits = oracles.mean_logits(outputs)
+  num_classes = logits.shape[-1]
+  if num_targets > num_classes - 1:
+    raise ValueError(
+      f"num_targets must be at most {num_classes - 1} for a model of "
+      f"{num_classes} classes, got num_targets={num_targets}"
+    )
+  is_label = jnp.arange(num_classes)[None] == label[:, None]
+  wrong = jnp.where(is_label, -jnp.inf, logits)
+  return jax.lax.top_k(wrong, num_targets)[1].astype(jnp.int32)
