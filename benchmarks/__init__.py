@@ -1,0 +1,1 @@
+"""Speed against the bare limit and against other libraries."""

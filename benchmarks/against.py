@@ -1,0 +1,194 @@
+"""The same PGD job through jaxadv and through libraries for PyTorch.
+
+  python -m benchmarks.against --peer_python=peers/bin/python
+
+Same weights, images, start, step size, batch size and number of threads. The
+peers run in an environment of their own (`requirements-peers.txt`), one process
+per library and round, after a first batch that is not timed; a library that is
+not installed is left out, with a warning. All images are judged by the same
+code, here.
+"""
+
+import functools
+import os
+import pathlib
+import subprocess
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks import results, timing, victims
+from jaxadv import attacks, balls, criteria, engine, evaluation
+
+_PEER_PYTHON = flags.DEFINE_string(
+  "peer_python", None, "The interpreter that has the peers.", required=True
+)
+_LIBRARIES = ("foolbox", "torchattacks", "art")
+_PEERS = flags.DEFINE_multi_enum(
+  "peer", _LIBRARIES, _LIBRARIES, "A library to time; may be repeated."
+)
+_NETS = flags.DEFINE_string(
+  "nets", None, "An .npz file of weights (see `victims.variables`)."
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Attack MNIST from this TFDS folder, not the digits."
+)
+_EXAMPLES = flags.DEFINE_integer("examples", 512, "Images to attack.")
+_STEPS = flags.DEFINE_integer("num_steps", 40, "PGD steps.")
+_EPS = flags.DEFINE_float("eps", 0.1, "Linf radius.")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "Images at once.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed calls of each library.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Cores for every library.")
+_JSON = flags.DEFINE_string("json", None, "Also write the rows to this file.")
+
+_STEP_SIZE = 0.01
+
+
+def _run(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """All steps for all images, as the peers do it."""
+  attack = attacks.pgd(
+    balls.Linf(_EPS.value),
+    num_steps=_STEPS.value,
+    step_size=_STEP_SIZE,
+    criterion=criteria.never,
+  )
+  found = []
+  for start in range(0, len(x), _BATCH.value):
+    rows = slice(start, start + _BATCH.value)
+    key = jax.random.key(start)
+    batch = jnp.asarray(x[rows])
+    found.append(engine.run(attack, logits_fn, key, batch, label[rows]))
+  return np.concatenate(found)
+
+
+def _craft(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Each image until it is misclassified."""
+  attack = attacks.pgd(
+    balls.Linf(_EPS.value), num_steps=_STEPS.value, step_size=_STEP_SIZE
+  )
+  key, slots = jax.random.key(0), _BATCH.value
+  return engine.craft(
+    attack, logits_fn, key, x, label, slots=slots, progress=False
+  ).x_adv
+
+
+_OURS = {"jaxadv run": _run, "jaxadv craft": _craft}
+
+
+def _peer(
+  library: str, job: pathlib.Path
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Seconds and images of one library; None if it is not installed."""
+  result = job.with_name("result.npz")
+  script = pathlib.Path(__file__).with_name("peer_pgd.py")
+  done = subprocess.run(
+    [_PEER_PYTHON.value, script, library, job, result],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if "ModuleNotFoundError" in done.stderr:
+    logging.warning("left out %s: %s", library, done.stderr.splitlines()[-1])
+    return None
+  if done.returncode:
+    raise RuntimeError(f"{library} failed:\n{done.stderr}")
+  with np.load(result) as file:
+    return file["seconds"], file["x_adv"]
+
+
+def _rounds(
+  logits_fn, x, label, job
+) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
+  """Seconds per round and the images of each library, in turn."""
+  seconds: dict[str, list[np.ndarray]] = {}
+  images: dict[str, np.ndarray] = {}
+  for name, attack in _OURS.items():
+    images[name], seconds[name] = attack(logits_fn, x, label), []
+  peers = list(_PEERS.value)
+  for _ in range(_ROUNDS.value):
+    for name, attack in _OURS.items():
+      program = functools.partial(attack, logits_fn, x, label)
+      seconds[name].append(timing.clocks(program))
+    for library in list(peers):
+      found = _peer(library, job)
+      if found is None:
+        peers.remove(library)
+      else:
+        images[library] = found[1]
+        seconds.setdefault(library, []).append(found[0])
+  return seconds, images
+
+
+def _rows(kind: str, variables, x, label, folder: str) -> list[dict[str, Any]]:
+  """The lines of the table for one network."""
+  logits_fn = victims.bind(variables)
+  job = pathlib.Path(folder) / "job.npz"
+  arrays: dict[str, Any] = {
+    f"{layer}/{leaf}": np.asarray(value)
+    for layer, leaves in variables["params"].items()
+    for leaf, value in leaves.items()
+  }
+  arrays |= {
+    "x": x,
+    "label": label,
+    "eps": _EPS.value,
+    "step_size": _STEP_SIZE,
+    "num_steps": _STEPS.value,
+    "batch_size": _BATCH.value,
+    "threads": _THREADS.value,
+  }
+  np.savez(job, **arrays)
+  seconds, images = _rounds(logits_fn, x, label, job)
+  return [
+    _row(kind, name, logits_fn, seconds, images[name], x, label)
+    for name in seconds
+  ]
+
+
+def _row(kind, name, logits_fn, seconds, x_adv, x, label) -> dict[str, Any]:
+  """One line of the table; the accuracy is judged afresh."""
+  rounds, ours = np.asarray(seconds[name]), np.asarray(seconds["jaxadv run"])
+  wall, processor = np.median(rounds, axis=0)
+  wall_ratio, processor_ratio = np.median(rounds / ours, axis=0)
+  return {
+    "network": kind,
+    "library": name,
+    "seconds": float(wall),
+    "times_jaxadv_run": float(wall_ratio),
+    "processor_seconds": float(processor),
+    "times_jaxadv_run_processor": float(processor_ratio),
+    "robust_accuracy": evaluation.accuracy(
+      logits_fn, jax.random.key(0), x_adv, label
+    ),
+    "largest_linf": float(np.abs(x_adv - x).max()),
+  }
+
+
+def main(argv: list[str]) -> None:
+  """Times every library on both networks and prints the table."""
+  del argv
+  # Inherited by the peers; JAX starts its threads later, at its first use.
+  cores = sorted(os.sched_getaffinity(0))[: _THREADS.value]
+  os.sched_setaffinity(0, cores)
+  nets = victims.variables(_NETS.value, _EPS.value)
+  x, label = victims.images(_DATA_DIR.value, _EXAMPLES.value)
+  # Whole batches, so that no library compiles or warms up for a smaller one.
+  whole = len(x) // _BATCH.value * _BATCH.value
+  if not whole:
+    raise ValueError(f"batch_size={_BATCH.value}: at most {len(x)} images")
+  x, label = x[:whole], label[:whole]
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    for kind, variables in nets.items():
+      rows += _rows(kind, variables, x, label, folder)
+  results.show(f"PGD, {_STEPS.value} steps", rows)
+  if _JSON.value:
+    results.save(_JSON.value, {"against": rows})
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,130 @@
+"""One PGD job through one library for PyTorch; started by `against.py`.
+
+Runs in an environment of its own: it imports neither JAX nor jaxadv. Reads the
+job from an `.npz` file and writes the seconds and the adversarial images to
+another.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+
+class TwoConvNet(torch.nn.Module):
+  """`victims.TwoConvNet` with the weights of an `.npz` file."""
+
+  def __init__(self, job):
+    super().__init__()
+    self.convs = torch.nn.ModuleList(
+      torch.nn.Conv2d(*channels, 5, stride=2)
+      for channels in ((1, 16), (16, 32))
+    )
+    self.hidden = torch.nn.Linear(7 * 7 * 32, 100)
+    self.out = torch.nn.Linear(100, 10)
+    layers = dict(
+      zip(
+        ("Conv_0", "Conv_1", "Dense_0", "Dense_1"),
+        (*self.convs, self.hidden, self.out),
+        strict=True,
+      )
+    )
+    for name, layer in layers.items():
+      kernel = torch.from_numpy(job[f"{name}/kernel"])
+      axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+      layer.weight.data = kernel.permute(axes).contiguous()
+      layer.bias.data = torch.from_numpy(job[f"{name}/bias"])
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Logits [B, 10] of `x` [B, 1, 28, 28]."""
+    for conv in self.convs:
+      # What "SAME" means to XLA for these sizes and strides.
+      x = torch.relu(conv(torch.nn.functional.pad(x, (1, 2, 1, 2))))
+    x = x.permute(0, 2, 3, 1).flatten(1)
+    return self.out(torch.relu(self.hidden(x)))
+
+
+def foolbox_pgd(net, job) -> Callable:
+  """Foolbox, whose model is called without a copy to NumPy."""
+  import foolbox
+
+  model = foolbox.PyTorchModel(net, bounds=(0, 1))
+  attack = foolbox.attacks.LinfPGD(
+    abs_stepsize=float(job["step_size"]), steps=int(job["num_steps"])
+  )
+  return lambda x, y: attack(model, x, y, epsilons=float(job["eps"]))[1]
+
+
+def torchattacks_pgd(net, job) -> Callable:
+  """The library torchattacks."""
+  import torchattacks
+
+  return torchattacks.PGD(
+    net,
+    eps=float(job["eps"]),
+    alpha=float(job["step_size"]),
+    steps=int(job["num_steps"]),
+  )
+
+
+def art_pgd(net, job) -> Callable:
+  """ART, which takes and returns NumPy arrays."""
+  from art.attacks import evasion
+  from art.estimators import classification
+
+  classifier = classification.PyTorchClassifier(
+    net,
+    loss=torch.nn.CrossEntropyLoss(),
+    input_shape=(1, 28, 28),
+    nb_classes=10,
+    clip_values=(0.0, 1.0),
+  )
+  attack = evasion.ProjectedGradientDescentPyTorch(
+    classifier,
+    eps=float(job["eps"]),
+    eps_step=float(job["step_size"]),
+    max_iter=int(job["num_steps"]),
+    num_random_init=1,
+    batch_size=int(job["batch_size"]),
+    verbose=False,
+  )
+  return lambda x, y: torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+LIBRARIES = {
+  "foolbox": foolbox_pgd,
+  "torchattacks": torchattacks_pgd,
+  "art": art_pgd,
+}
+
+
+def main() -> None:
+  """Attacks the images in batches, after a first batch that is not timed."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("library", choices=LIBRARIES)
+  parser.add_argument("job", help="An .npz file to read.")
+  parser.add_argument("result", help="An .npz file to write.")
+  args = parser.parse_args()
+  job = np.load(args.job)
+  torch.set_num_threads(int(job["threads"]))
+  torch.manual_seed(0)
+  net = TwoConvNet(job).eval()
+  # Libraries that ask for the weights' gradients too pay for it: theirs.
+  attack = LIBRARIES[args.library](net, job)
+  x = torch.from_numpy(job["x"]).permute(0, 3, 1, 2).contiguous()
+  label = torch.from_numpy(job["label"]).long()
+  size = int(job["batch_size"])
+  attack(x[:size], label[:size])
+  start = np.asarray([time.perf_counter(), time.process_time()])
+  batches = zip(x.split(size), label.split(size), strict=True)
+  x_adv = torch.cat([attack(*batch).detach() for batch in batches])
+  seconds = np.asarray([time.perf_counter(), time.process_time()]) - start
+  np.savez(
+    args.result, seconds=seconds, x_adv=x_adv.permute(0, 2, 3, 1).numpy()
+  )
+
+
+if __name__ == "__main__":
+  main()

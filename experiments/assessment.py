@@ -1,0 +1,300 @@
+"""One model under attack: crafted once, judged afresh, kept in a folder.
+
+The folder `records/` holds a file for each finished attack and each radius of
+the curve, that of the one under way, and what they belong to. A call that finds
+records goes on from them, and ends as if it had never stopped.
+"""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import attack_table, common
+from jaxadv import (
+  balls,
+  criteria,
+  data,
+  engine,
+  evaluation,
+  judge,
+  types,
+)
+
+Array = jax.Array
+
+
+class Plan(NamedTuple):
+  """What is asked of a model.
+
+  Attributes:
+    attacks: Names in `attack_table.ATTACKS`.
+    ball: Makes the ball of a radius, such as `balls.Linf`.
+    eps: The radius of the threat model.
+    radii: Increasing radii of the robustness curve; empty for none.
+    settings: Of the attacks.
+    seed: Of all random draws.
+    slots: Examples attacked at once on each device.
+  """
+
+  attacks: tuple[str, ...]
+  ball: Callable[[float], types.Ball]
+  eps: float
+  radii: tuple[float, ...]
+  settings: attack_table.Settings
+  seed: int
+  slots: int
+
+
+class Victim(NamedTuple):
+  """A model, and the examples [N] of a split on which it is attacked."""
+
+  name: str
+  dataset: str
+  split: str
+  logits_fn: types.LogitsFn
+  images: np.ndarray
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+
+
+class Attacked(NamedTuple):
+  """What one attack achieved.
+
+  Attributes:
+    record: What `engine.craft` returned.
+    fooled: Whether each result is valid and misclassified [N].
+    success: Whether it is valid and meets the attack's own criterion [N].
+    num_outside: Results that left the ball or the bounds. They count as
+      failures; any other number than 0 is an error of the attack.
+    seconds: What it took, compilation included.
+  """
+
+  record: engine.Record
+  fooled: np.ndarray
+  success: np.ndarray
+  num_outside: int
+  seconds: float
+
+
+class Outcome(NamedTuple):
+  """All that was found out about a model.
+
+  Attributes:
+    victim: The model and its examples.
+    plan: What was asked.
+    clean_logits: Of the images [N, C].
+    clean_wrong: Whether the image itself is misclassified [N].
+    attacked: By attack.
+    curve: Accuracy under PGD [K] at `plan.radii`.
+  """
+
+  victim: Victim
+  plan: Plan
+  clean_logits: np.ndarray
+  clean_wrong: np.ndarray
+  attacked: dict[str, Attacked]
+  curve: np.ndarray
+
+
+class _Job(NamedTuple):
+  victim: Victim
+  plan: Plan
+  workdir: pathlib.Path
+  stop: Callable[[], bool]
+
+
+def load_victim(
+  model_dir: str | os.PathLike,
+  which: str = "best",
+  *,
+  dataset: str | None = None,
+  data_dir: str | os.PathLike | None = None,
+  split: str = "test",
+  num_examples: int = 0,
+) -> Victim:
+  """A trained model and the first examples of a split.
+
+  Args:
+    model_dir: The workdir of its training, whose name it takes.
+    which: "best" or "last" weights.
+    dataset: What to attack it on; by default what it was trained on.
+    data_dir: Where data sets are.
+    split: "train", "validation" or "test".
+    num_examples: At most so many; 0 for all.
+
+  Raises:
+    FileNotFoundError: There is no such model, or no such data.
+    ValueError: The data do not fit the model.
+  """
+  logits_fn, info = common.load_model(model_dir, which)
+  loaded = data.load(dataset or info["dataset"], data_dir=data_dir)
+  images, labels = data.unit(getattr(loaded, split))
+  rows = slice(num_examples or None)
+  fits = (tuple(info["image_shape"]), info["num_classes"])
+  has = (images.shape[1:], loaded.num_classes)
+  if has != fits:
+    raise ValueError(
+      f"dataset={loaded.name!r} has images and classes {has}, but the model "
+      f"in {str(model_dir)!r} is for {fits}: choose another data set"
+    )
+  name = pathlib.Path(model_dir).resolve().name
+  return Victim(
+    name=name,
+    dataset=loaded.name,
+    split=split,
+    logits_fn=logits_fn,
+    images=images[rows],
+    labels=labels[rows],
+    class_names=loaded.class_names,
+  )
+
+
+def assess(
+  victim: Victim,
+  plan: Plan,
+  workdir: pathlib.Path,
+  *,
+  stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+  """Attacks the model in every way of the plan.
+
+  Raises:
+    engine.Interrupted: `stop` said so; the next call goes on from there.
+    ValueError: An attack does not exist, or the folder holds results of
+      something else.
+  """
+  attack_table.check(plan.attacks)
+  job = _Job(victim, plan, workdir, stop)
+  _claim(job)
+  clean_logits = judge.outputs(
+    victim.logits_fn,
+    jax.random.key(plan.seed),
+    victim.images,
+    batch_size=plan.slots,
+  )
+  clean_wrong = _fooled(job, victim.images, victim.labels)
+  attacked = {name: _attacked(job, name, clean_logits) for name in plan.attacks}
+  curve = _curve(job, clean_wrong)
+  return Outcome(victim, plan, clean_logits, clean_wrong, attacked, curve)
+
+
+def ball_of(plan: Plan, name: str) -> types.Ball:
+  """The ball that the results of an attack have to lie in."""
+  if attack_table.ATTACKS[name].bounded:
+    return plan.ball(plan.eps)
+  return balls.Linf(math.inf)
+
+
+def _attacked(job: _Job, name: str, clean_logits: np.ndarray) -> Attacked:
+  victim, plan = job.victim, job.plan
+  entry = attack_table.ATTACKS[name]
+  key_attack, key_aim = jax.random.split(attack_table.key_of(name, plan.seed))
+  y = attack_table.aim(name, key_aim, clean_logits, victim.labels)
+  ball = ball_of(plan, name)
+  attack = entry.make(ball, plan.settings)
+  data = (victim.images, y, entry.criterion)
+  record = _craft(job, name, attack, key_attack, data)
+  valid = evaluation.inside(ball, victim.images, record.x_adv)
+  return Attacked(
+    record=record,
+    fooled=_fooled(job, record.x_adv, victim.labels) & valid,
+    success=record.success & valid,
+    num_outside=int((~valid).sum()),
+    seconds=_seconds(job, name),
+  )
+
+
+def _curve(job: _Job, clean_wrong: np.ndarray) -> np.ndarray:
+  """Accuracy under PGD at each radius; balls are nested, so it never rises."""
+  victim, plan = job.victim, job.plan
+  key = attack_table.key_of("curve", plan.seed)
+  robust = ~clean_wrong
+  accuracy = []
+  for index, eps in enumerate(plan.radii):
+    rows = np.flatnonzero(robust)
+    if len(rows) and eps > 0:
+      attack = attack_table.pgd(plan.ball(eps), plan.settings)
+      images, labels = victim.images[rows], victim.labels[rows]
+      data = (images, labels, criteria.misclassified)
+      record = _craft(job, f"curve_{index}", attack, key, data)
+      valid = evaluation.inside(plan.ball(eps), images, record.x_adv)
+      robust[rows] = ~(record.success & valid)
+    accuracy.append(robust.mean())
+  return np.asarray(accuracy)
+
+
+def _fooled(job: _Job, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  return evaluation.fooled(
+    job.victim.logits_fn,
+    jax.random.key(job.plan.seed),
+    x,
+    labels,
+    batch_size=job.plan.slots,
+  )
+
+
+def _craft(
+  job: _Job,
+  name: str,
+  attack: types.Attack,
+  key: Array,
+  data: tuple[np.ndarray, types.PyTree, types.Criterion],
+) -> engine.Record:
+  """The record of an attack: from its file, or crafted and filed."""
+  path = job.workdir / "records" / f"{name}.npz"
+  if path.exists():
+    return engine.Record.load(path)
+  images, y, criterion = data
+  print(f"{job.victim.name}: {name.replace('_', ' ')}", flush=True)
+  spent, started = _seconds(job, name), time.monotonic()
+  try:
+    record = engine.craft(
+      attack,
+      job.victim.logits_fn,
+      key,
+      images,
+      y,
+      criterion=criterion,
+      slots=job.plan.slots,
+      checkpoint=path.with_suffix(".partial.npz"),
+      stop=job.stop,
+    )
+  finally:
+    spent += time.monotonic() - started
+    common.write_json(_clock(job, name), {"seconds": spent})
+  record.save(path)
+  return record
+
+
+def _seconds(job: _Job, name: str) -> float:
+  clock = _clock(job, name)
+  return json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
+
+
+def _clock(job: _Job, name: str) -> pathlib.Path:
+  return job.workdir / "records" / f"{name}.json"
+
+
+def _claim(job: _Job) -> None:
+  """Refuses a folder whose records are of another plan, model or data."""
+  weights = jax.tree.leaves(job.victim.logits_fn)
+  digest = hashlib.blake2b(str(job.plan).encode(), digest_size=16)
+  for leaf in (*weights, job.victim.images, job.victim.labels):
+    digest.update(np.asarray(leaf).tobytes())
+  mine = {"fingerprint": digest.hexdigest()}
+  path = job.workdir / "records" / "of.json"
+  if not path.exists():
+    common.write_json(path, mine)
+  elif json.loads(path.read_text()) != mine:
+    raise ValueError(
+      f"workdir={str(job.workdir)!r} holds results of other flags, weights or "
+      "examples: name another folder, or delete this one"
+    )

@@ -1,0 +1,188 @@
+"""The attacks that `--attacks` can name: name -> how it is made and aimed."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxadv import attacks, criteria, losses, targets, types
+
+Array = jax.Array
+
+
+class Settings(NamedTuple):
+  """What the flags say about the attacks under a radius.
+
+  Attributes:
+    num_steps: Gradients of an iterative attack, per round.
+    step_size: Length of a step in units of eps; None leaves it to the attack:
+      2.5 / num_steps as in the L2 attacks of Madry et al. (2018), so that steps
+      can cross the ball, or 1 / num_steps for the momentum attacks, as in their
+      papers.
+    num_restarts: Rounds of `pgd_restarts`.
+    num_classes: Classes of the model.
+  """
+
+  num_steps: int
+  step_size: float | None
+  num_restarts: int
+  num_classes: int
+
+
+def labels(keys: Array, logits: Array, label: Array) -> Array:
+  """Away from the label."""
+  del keys, logits
+  return label
+
+
+def random_targets(keys: Array, logits: Array, label: Array) -> Array:
+  """A wrong class, drawn for each example on its own."""
+  draw = jax.vmap(targets.random, (0, 0, None))
+  return draw(keys, label, logits.shape[-1])
+
+
+def least_likely(keys: Array, logits: Array, label: Array) -> Array:
+  """The class that the clean input looks least like to the model."""
+  del keys, label
+  return targets.least_likely(logits)
+
+
+def random_goals(keys: Array, logits: Array, label: Array) -> Array:
+  """The goal output that is sure of a random wrong class."""
+  target = random_targets(keys, logits, label)
+  return jax.nn.one_hot(target, logits.shape[-1])
+
+
+class Entry(NamedTuple):
+  """A row of the table.
+
+  Attributes:
+    make: Makes the attack of a ball.
+    aim: `(keys[N], clean logits[N, C], label[N]) -> y`: what it is given.
+    criterion: Its own success, of that `y`.
+    bounded: Whether it keeps to the ball, and so belongs to the worst case.
+  """
+
+  make: Callable[[types.Ball, Settings], types.Attack]
+  aim: Callable[[Array, Array, Array], types.PyTree] = labels
+  criterion: types.Criterion = criteria.misclassified
+  bounded: bool = True
+
+
+def _steps(ball: types.Ball, settings: Settings) -> dict:
+  relative = settings.step_size
+  if relative is None:
+    relative = 2.5 / settings.num_steps
+  return {"num_steps": settings.num_steps, "step_size": relative * ball.eps}
+
+
+def _momentum_steps(ball: types.Ball, settings: Settings) -> dict:
+  if settings.step_size is None:
+    return {"num_steps": settings.num_steps}
+  return _steps(ball, settings)
+
+
+def _targeted_pgd(ball: types.Ball, settings: Settings) -> types.Attack:
+  return attacks.pgd(
+    ball,
+    loss_fn=losses.targeted_cross_entropy,
+    criterion=criteria.classified_as,
+    **_steps(ball, settings),
+  )
+
+
+def _multi_targeted_pgd(ball: types.Ball, settings: Settings) -> types.Attack:
+  attack = attacks.pgd(
+    ball,
+    loss_fn=losses.targeted_dlr,
+    criterion=criteria.misclassified_pair,
+    **_steps(ball, settings),
+  )
+  # 9 targets at most, as in AutoAttack.
+  return attacks.multi_targeted(attack, min(9, settings.num_classes - 1))
+
+
+def _goal_image(ball: types.Ball, settings: Settings) -> types.Attack:
+  """From noise to an image like the clean one, read as the goal.
+
+  Cross-entropy in place of the squared error, whose gradient vanishes where the
+  model is sure. The whole budget is spent, or the result would still be noise;
+  it has its own, for its steps are no fractions of eps: with the weight of 0.05
+  the pull brings a pixel to within 5 % in 300 steps of 0.1.
+  """
+  del ball, settings
+  return attacks.goal_image(
+    num_steps=300,
+    learning_rate=0.1,
+    loss_fn=losses.targeted_cross_entropy,
+    criterion=criteria.never,
+  )
+
+
+def pgd(ball: types.Ball, settings: Settings) -> types.Attack:
+  """PGD, which the robustness curve uses too."""
+  return attacks.pgd(ball, **_steps(ball, settings))
+
+
+ATTACKS: dict[str, Entry] = {
+  "fgsm": Entry(lambda ball, _: attacks.fgsm(ball)),
+  "r_fgsm": Entry(lambda ball, _: attacks.r_fgsm(ball)),
+  "bim": Entry(
+    lambda ball, s: attacks.basic_iterative(ball, **_steps(ball, s))
+  ),
+  "pgd": Entry(pgd),
+  "pgd_margin": Entry(
+    lambda ball, s: attacks.pgd(ball, loss_fn=losses.margin, **_steps(ball, s))
+  ),
+  "pgd_restarts": Entry(
+    lambda ball, s: attacks.restarts(pgd(ball, s), s.num_restarts)
+  ),
+  "mi_fgsm": Entry(
+    lambda ball, s: attacks.mi_fgsm(ball, **_momentum_steps(ball, s))
+  ),
+  "ni_fgsm": Entry(
+    lambda ball, s: attacks.ni_fgsm(ball, **_momentum_steps(ball, s))
+  ),
+  "adam_pgd": Entry(
+    lambda ball, s: attacks.adam_pgd(ball, num_steps=s.num_steps)
+  ),
+  "targeted_pgd": Entry(_targeted_pgd, random_targets, criteria.classified_as),
+  "least_likely_pgd": Entry(
+    _targeted_pgd, least_likely, criteria.classified_as
+  ),
+  "multi_targeted_pgd": Entry(_multi_targeted_pgd),
+  "goal_image": Entry(
+    _goal_image, random_goals, criteria.resembles, bounded=False
+  ),
+}
+
+
+def check(names: Sequence[str]) -> None:
+  """Refuses an empty list, repetitions and attacks that do not exist."""
+  unknown = [name for name in names if name not in ATTACKS]
+  if unknown or not names or len(set(names)) < len(names):
+    problem = f"no attack {', '.join(unknown)}" if unknown else "name each once"
+    raise ValueError(
+      f"attacks={','.join(names)}: {problem}; choose from {', '.join(ATTACKS)}"
+    )
+
+
+def key_of(name: str, seed: int) -> Array:
+  """The key of an attack: the same whichever others run beside it."""
+  return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def aim(
+  name: str, key: Array, logits: np.ndarray, label: np.ndarray
+) -> types.PyTree:
+  """What the attack is given for each example [N].
+
+  Example i is drawn with `fold_in(key, i)`, so its target does not depend on
+  how many there are.
+  """
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(label)))
+  y = ATTACKS[name].aim(keys, jnp.asarray(logits), jnp.asarray(label))
+  return jax.tree.map(np.asarray, y)

@@ -1,0 +1,134 @@
+"""What training keeps, through Orbax: one folder per step, whole or absent.
+
+A checkpoint holds the weights of the last step and those of the best one, and
+all else that training needs to go on. A new one is committed before the old one
+is deleted, so a kill at any moment leaves one that can be read.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import linen as nn
+
+from jaxadv import train_state, types
+
+
+class Snapshot(NamedTuple):
+  """What a checkpoint holds.
+
+  Attributes:
+    state: The train state.
+    totals: Sums over the steps of an epoch so far.
+    best: The variables of the best validation score so far, on the host.
+    meta: Numbers about the run, as JSON.
+  """
+
+  state: train_state.TrainState
+  totals: types.PyTree
+  best: types.PyTree
+  meta: dict[str, Any]
+
+
+def host_copy(tree: types.PyTree) -> types.PyTree:
+  """NumPy copies, which outlive the donation of the buffers."""
+  return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
+
+
+def manager(workdir: str | os.PathLike) -> ocp.CheckpointManager:
+  """The checkpoints of a run; use as a context manager."""
+  return ocp.CheckpointManager(
+    (pathlib.Path(workdir) / "checkpoints").absolute(),
+    options=ocp.CheckpointManagerOptions(
+      max_to_keep=1, enable_async_checkpointing=False
+    ),
+  )
+
+
+def save(saver: ocp.CheckpointManager, snapshot: Snapshot) -> None:
+  """Commits a checkpoint of the snapshot's step."""
+  state = snapshot.state
+  saver.save(
+    int(state.step),
+    args=ocp.args.Composite(
+      last=ocp.args.StandardSave(state.eval_variables),
+      best=ocp.args.StandardSave(snapshot.best),
+      rest=ocp.args.StandardSave((_rest(state), snapshot.totals)),
+      meta=ocp.args.JsonSave(snapshot.meta),
+    ),
+  )
+
+
+def restore(saver: ocp.CheckpointManager, like: Snapshot) -> Snapshot | None:
+  """The newest checkpoint, on the devices of `like`; None if there is none."""
+  if saver.latest_step() is None:
+    return None
+  state = like.state
+  content = saver.restore(
+    saver.latest_step(),
+    args=ocp.args.Composite(
+      last=ocp.args.StandardRestore(state.eval_variables),
+      best=ocp.args.StandardRestore(like.best),
+      rest=ocp.args.StandardRestore((_rest(state), like.totals)),
+      meta=ocp.args.JsonRestore(),
+    ),
+  )
+  rest, totals = content.rest
+  return Snapshot(
+    _joined(rest, content.last), totals, content.best, content.meta
+  )
+
+
+def _rest(state: train_state.TrainState) -> train_state.TrainState:
+  """The state without its `eval_variables`, which are stored on their own."""
+  if state.averaged is None:
+    return state.replace(params=None, batch_stats=None)
+  return state.replace(averaged=None)
+
+
+def _joined(
+  rest: train_state.TrainState, variables: types.PyTree
+) -> train_state.TrainState:
+  if rest.params is not None:
+    return rest.replace(averaged=variables)
+  return rest.replace(
+    params=variables["params"], batch_stats=variables.get("batch_stats", {})
+  )
+
+
+def restore_variables(
+  workdir: str | os.PathLike,
+  module: nn.Module,
+  image_shape: Sequence[int],
+  which: str,
+) -> types.PyTree:
+  """The "best" or the "last" weights of a run, on the first device.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    ValueError: `which` is neither.
+  """
+  if which not in ("best", "last"):
+    raise ValueError(f'which={which!r}: choose "best" or "last"')
+  if not (pathlib.Path(workdir) / "checkpoints").exists():
+    raise FileNotFoundError(f"{workdir} holds no checkpoint yet")
+  x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  target = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+    shapes,
+  )
+  with manager(workdir) as saver:
+    if saver.latest_step() is None:
+      raise FileNotFoundError(f"{workdir} holds no checkpoint yet")
+    content = saver.restore(
+      saver.latest_step(),
+      args=ocp.args.Composite(**{which: ocp.args.StandardRestore(target)}),
+    )
+  return content[which]

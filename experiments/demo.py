@@ -1,0 +1,113 @@
+"""A network fooled, a network hardened, and how robust both are.
+
+  python -m experiments.demo        (or `make demo`)
+
+Trains two networks on the digits of scikit-learn, plainly and adversarially,
+attacks both in the same ways and compares them in one table and one page. What
+is finished under `--workdir` is not done again.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import rich
+from absl import app, flags, logging
+
+from experiments import (
+  assessment,
+  attack_table,
+  common,
+  evaluation_report,
+  scores,
+)
+from jaxadv import balls, engine
+from jaxadv.report import tables
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo.")
+_EPOCHS = flags.DEFINE_integer("epochs", 20, "Of each training.", lower_bound=1)
+_NUM_EXAMPLES = flags.DEFINE_integer(
+  "num_examples", 0, "Most test images to attack; 0 for all.", lower_bound=0
+)
+
+_EPS = 0.2
+# Few slots never shrink, so each attack compiles once: for these networks that
+# takes longer than the attack.
+_SLOTS = 8
+_DEFENCES = {"standard": "none", "hardened": "pgd"}
+
+
+def _train(model_dir: pathlib.Path, defence: str) -> None:
+  command = [
+    "-m",
+    "experiments.train",
+    f"--workdir={model_dir}",
+    f"--defence={defence}",
+    f"--eps={_EPS}",
+    f"--epochs={_EPOCHS.value}",
+    "--batch_size=64",
+  ]
+  print("\n$ python", *command, flush=True)
+  code = subprocess.run([sys.executable, *command], check=False).returncode
+  if code == common.PREEMPTED:
+    sys.exit(code)
+  if code:
+    sys.exit(f"the training failed; delete {model_dir} to start it afresh")
+
+
+def _plan(victim: assessment.Victim) -> assessment.Plan:
+  return assessment.Plan(
+    attacks=("fgsm", "bim", "pgd", "targeted_pgd", "goal_image"),
+    ball=balls.Linf,
+    eps=_EPS,
+    radii=tuple(factor * _EPS for factor in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)),
+    settings=attack_table.Settings(
+      num_steps=40,
+      step_size=None,
+      num_restarts=1,
+      num_classes=len(victim.class_names),
+    ),
+    seed=0,
+    slots=_SLOTS,
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Trains, attacks and compares; exits with 75 when stopped by SIGTERM."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  stop = common.on_sigterm()
+  common.setup()
+  workdir = pathlib.Path(_WORKDIR.value)
+  outcomes, found = {}, {}
+  for name, defence in _DEFENCES.items():
+    _train(workdir / "models" / name, defence)
+  print(f"\nattacks on both, up to {_EPS} per pixel", flush=True)
+  for name in _DEFENCES:
+    victim = assessment.load_victim(
+      workdir / "models" / name, num_examples=_NUM_EXAMPLES.value
+    )
+    with jax.default_matmul_precision("highest"):
+      try:
+        outcomes[name] = assessment.assess(
+          victim, _plan(victim), workdir / "attacked" / name, stop=stop
+        )
+      except engine.Interrupted:
+        print("stopped; run the same command again to go on")
+        sys.exit(common.PREEMPTED)
+    found[name] = scores.numbers(outcomes[name], "linf")
+  evaluation_report.write(
+    workdir / "report.html",
+    "A network fooled, a network hardened",
+    outcomes,
+    found,
+  )
+  common.write_json(workdir / "results.json", found)
+  print()
+  rich.print(tables.to_rich(scores.comparison(found)))
+  print(f"\nreport: {(workdir / 'report.html').resolve()}")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,212 @@
+"""Attacks a trained network and says how robust it is.
+
+  python -m experiments.train --workdir=/tmp/hard --defence=pgd
+  python -m experiments.evaluate --model_dir=/tmp/hard --workdir=/tmp/attacked
+
+Everything is kept under `--workdir`: `records/` (the adversarial inputs of each
+attack), `report.html`, and last `results.json`. Kill it at any moment and run
+the same command again: it goes on and ends with the same results.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import rich
+from absl import app, flags, logging
+
+from experiments import (
+  assessment,
+  attack_table,
+  common,
+  evaluation_report,
+  scores,
+)
+from jaxadv import data, engine
+from jaxadv.report import tables
+
+_NUMBER = common.Number()
+_TEXT: flags.ArgumentSerializer = flags.ArgumentSerializer()
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of this run.", required=True
+)
+_MODEL_DIR = flags.DEFINE_string(
+  "model_dir", None, "The --workdir of the model's training.", required=True
+)
+_WHICH = flags.DEFINE_enum(
+  "which",
+  "best",
+  ["best", "last"],
+  "The best weights by validation or the last.",
+)
+_DATASET = flags.DEFINE_enum(
+  "dataset", None, data.DATASETS, "Data set; by default the model's own."
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir",
+  None,
+  "Where data sets are; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
+)
+_SPLIT = flags.DEFINE_enum(
+  "split", "test", ["train", "validation", "test"], "Split to attack."
+)
+_NUM_EXAMPLES = flags.DEFINE_integer(
+  "num_examples",
+  1000,
+  "Most examples to attack, the first of the split; 0 for all.",
+  lower_bound=0,
+)
+_ATTACKS = flags.DEFINE_list(
+  "attacks",
+  ["fgsm", "bim", "pgd", "targeted_pgd", "goal_image"],
+  f"Attacks, of {', '.join(attack_table.ATTACKS)}.",
+)
+_NORM = flags.DEFINE_enum(
+  "norm", "linf", list(common.BALLS), "Norm of the threat model."
+)
+_EPS = flags.DEFINE(
+  _NUMBER,
+  "eps",
+  0.2,
+  "Radius of the threat model, of inputs in [0, 1]; usual are 0.3 for MNIST "
+  "and 8/255 for CIFAR-10.",
+  serializer=_TEXT,
+)
+_NUM_STEPS = flags.DEFINE_integer(
+  "num_steps", 40, "Steps of the iterative attacks.", lower_bound=1
+)
+_STEP_SIZE = flags.DEFINE(
+  _NUMBER,
+  "step_size",
+  None,
+  "Length of these steps, in the units of eps; by default 2.5 eps / num_steps "
+  "and, of mi_fgsm and ni_fgsm, eps / num_steps.",
+  serializer=_TEXT,
+)
+_NUM_RESTARTS = flags.DEFINE_integer(
+  "num_restarts", 5, "Rounds of pgd_restarts.", lower_bound=1
+)
+_RADII = flags.DEFINE_list(
+  "radii",
+  None,
+  "Increasing radii of the robustness curve; by default 1/4, 1/2, 3/4, 1, 3/2 "
+  "and 2 times eps. Empty for no curve.",
+)
+_SLOTS = flags.DEFINE_integer(
+  "slots", 256, "Examples attacked at once on each device.", lower_bound=1
+)
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Seed.", lower_bound=0, upper_bound=2**31 - 1
+)
+
+flags.register_validator("eps", lambda value: value > 0, "must be > 0")
+flags.register_validator(
+  "step_size", lambda value: value is None or value > 0, "must be > 0"
+)
+
+
+@flags.validator("attacks")
+def _attacks_exist(names: list[str]) -> bool:
+  try:
+    attack_table.check(names)
+  except ValueError as error:
+    raise flags.ValidationError(str(error)) from error
+  return True
+
+
+@flags.validator("radii")
+def _radii_increase(values: list[str] | None) -> bool:
+  try:
+    radii = [_NUMBER.parse(value) for value in values or []]
+  except ValueError as error:
+    raise flags.ValidationError(str(error)) from error
+  if radii != sorted(set(radii)) or min(radii, default=1.0) <= 0:
+    raise flags.ValidationError("must be numbers > 0 that increase")
+  return True
+
+
+def _plan(num_classes: int) -> assessment.Plan:
+  eps, step_size = _EPS.value, _STEP_SIZE.value
+  if _RADII.value is None:
+    radii = [factor * eps for factor in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
+  else:
+    radii = [_NUMBER.parse(value) for value in _RADII.value]
+  return assessment.Plan(
+    attacks=tuple(_ATTACKS.value),
+    ball=common.BALLS[_NORM.value],
+    eps=eps,
+    radii=tuple(radii),
+    settings=attack_table.Settings(
+      num_steps=_NUM_STEPS.value,
+      step_size=None if step_size is None else step_size / eps,
+      num_restarts=_NUM_RESTARTS.value,
+      num_classes=num_classes,
+    ),
+    seed=_SEED.value,
+    slots=_SLOTS.value,
+  )
+
+
+def _victim() -> assessment.Victim:
+  try:
+    return assessment.load_victim(
+      _MODEL_DIR.value,
+      _WHICH.value,
+      dataset=_DATASET.value,
+      data_dir=_DATA_DIR.value,
+      split=_SPLIT.value,
+      num_examples=_NUM_EXAMPLES.value,
+    )
+  except (FileNotFoundError, ValueError) as error:
+    raise SystemExit(f"--model_dir={_MODEL_DIR.value}: {error}") from error
+
+
+def _finish(outcome: assessment.Outcome, workdir: pathlib.Path) -> None:
+  name = outcome.victim.name
+  found = scores.numbers(outcome, _NORM.value)
+  evaluation_report.write(
+    workdir / "report.html",
+    f"{name} under attack",
+    {name: outcome},
+    {name: found},
+  )
+  common.write_json(workdir / "results.json", found)
+
+
+def _show(workdir: pathlib.Path) -> None:
+  found = json.loads((workdir / "results.json").read_text())
+  rich.print(tables.to_rich(scores.table(found)))
+  print(f"report: {workdir / 'report.html'}")
+  if broken := scores.outside(found):
+    sys.exit(f"ERROR: {', '.join(broken)} left the ball or the bounds")
+
+
+def main(argv: list[str]) -> None:
+  """Attacks as the flags say; exits with 75 when stopped by SIGTERM."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  workdir = pathlib.Path(_WORKDIR.value)
+  if (workdir / "results.json").exists():
+    common.claim(workdir)
+    print(f"already finished: {workdir / 'results.json'}")
+    _show(workdir)
+    return
+  stop = common.on_sigterm()
+  common.setup()
+  victim = _victim()
+  common.claim(workdir)
+  plan = _plan(len(victim.class_names))
+  with jax.default_matmul_precision("highest"):
+    try:
+      outcome = assessment.assess(victim, plan, workdir, stop=stop)
+    except engine.Interrupted:
+      print("stopped; run the same command again to go on")
+      sys.exit(common.PREEMPTED)
+    _finish(outcome, workdir)
+  _show(workdir)
+
+
+if __name__ == "__main__":
+  app.run(main)

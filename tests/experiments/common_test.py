@@ -1,0 +1,160 @@
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import common
+
+
+@pytest.mark.parametrize(
+  ("text", "number"),
+  [("8/255", 8 / 255), ("0.3", 0.3), (0.5, 0.5), ("1e-3", 1e-3), (2, 2.0)],
+)
+def test_numbers_may_be_fractions(text, number):
+  assert common.Number().parse(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "a", "1/0", "1/2/3", "8/"])
+def test_refuses_what_is_no_number(text):
+  with pytest.raises(ValueError, match="is not a number"):
+    common.Number().parse(text)
+
+
+@pytest.mark.parametrize("name", list(common.MODELS))
+@pytest.mark.parametrize("dataset", ["mnist", "cifar100"])
+def test_builds_every_network(name, dataset):
+  num_classes, shape = (10, (28, 28, 1))
+  if dataset == "cifar100":
+    num_classes, shape = (100, (32, 32, 3))
+  module = common.build_model(name, dataset, num_classes)
+  x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  logits, _ = jax.eval_shape(
+    lambda key, x: module.init_with_output(key, x), jax.random.key(0), x
+  )
+  assert logits.shape == (2, num_classes)
+
+
+def test_schedules():
+  values = {
+    name: [float(build(0.4, 100)(step)) for step in (0, 40, 60, 99)]
+    for name, build in common.SCHEDULES.items()
+  }
+  np.testing.assert_allclose(values["constant"], [0.4] * 4, rtol=1e-6)
+  np.testing.assert_allclose(
+    values["piecewise"], [0.4, 0.4, 0.04, 0.004], rtol=1e-5
+  )
+  cyclic = [0.0, 0.4, 0.4 * 40 / 60, 0.4 / 60]
+  np.testing.assert_allclose(values["cyclic"], cyclic, rtol=1e-5)
+  cosine = 0.2 * (1 + np.cos(np.pi * np.array([0, 0.4, 0.6, 0.99])))
+  np.testing.assert_allclose(values["cosine"], cosine, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(common.OPTIMIZERS))
+def test_optimisers_descend_and_decay(name):
+  build = common.OPTIMIZERS[name]
+  params = jnp.ones(3)
+  optimizer = build(common.SCHEDULES["constant"](0.1, 10), 0.9, 0.0)
+  updates, _ = optimizer.update(params, optimizer.init(params), params)
+  assert np.all(np.asarray(updates) < 0)
+  decaying = build(common.SCHEDULES["constant"](0.1, 10), 0.9, 0.5)
+  updates, _ = decaying.update(0 * params, decaying.init(params), params)
+  assert np.all(np.asarray(updates) < 0)
+
+
+def test_sgd_is_that_of_pytorch():
+  """One step of torch.optim.SGD(nesterov=True), and a second, by hand."""
+  optimizer = common.OPTIMIZERS["sgd"](lambda step: 0.1, 0.9, 0.01)
+  params, trace = jnp.asarray(2.0), 0.0
+  state, expected = optimizer.init(params), 2.0
+  for grad in (1.0, -3.0):
+    updates, state = optimizer.update(jnp.asarray(grad), state, params)
+    params = params + updates
+    decayed = grad + 0.01 * expected
+    trace = 0.9 * trace + decayed
+    expected -= 0.1 * (decayed + 0.9 * trace)
+  np.testing.assert_allclose(params, expected, rtol=1e-5)
+
+
+def _script(monkeypatch, *arguments):
+  values = flags.FlagValues()
+  for name, default in (("workdir", None), ("data_dir", None), ("eps", "0.1")):
+    flags.DEFINE_string(name, default, "Help.", flag_values=values)
+  flags.DEFINE_string(
+    "other", "x", "Of another module.", flag_values=values, module_name="other"
+  )
+  values(["script", *arguments])
+  monkeypatch.setattr(flags, "FLAGS", values)
+
+
+def test_a_folder_belongs_to_its_flags(tmp_path, monkeypatch):
+  workdir = tmp_path / "run"
+  _script(monkeypatch, "--workdir=here", "--eps=0.2")
+  common.claim(workdir)
+  assert (workdir / "flags.txt").read_text() == "--eps=0.2\n--workdir=here\n"
+  _script(monkeypatch, "--workdir=moved", "--eps=0.2", "--data_dir=x")
+  common.claim(workdir)
+  _script(monkeypatch, "--workdir=here", "--eps=0.3")
+  with pytest.raises(SystemExit, match=r"has --eps=0\.2 where .* --eps=0\.3"):
+    common.claim(workdir)
+
+
+def test_flags_run_the_script_again(tmp_path, monkeypatch):
+  _script(monkeypatch, "--workdir=here", "--eps=0.2")
+  common.claim(tmp_path)
+  _script(monkeypatch, f"--flagfile={tmp_path / 'flags.txt'}")
+  assert flags.FLAGS.eps == "0.2"
+
+
+def test_metrics_end_at_the_step_that_a_run_goes_on_from(tmp_path):
+  for step in (1, 2, 3):
+    common.append_metrics(tmp_path, step, {"loss": step / 7})
+  path = tmp_path / "metrics.jsonl"
+  whole = path.read_text()
+  with open(path, "a") as file:
+    file.write('{"step": 4, "lo')
+  common.truncate_metrics(tmp_path, 9)
+  assert path.read_text() == whole
+  common.truncate_metrics(tmp_path, 2)
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert lines == [{"step": 1, "loss": 1 / 7}, {"step": 2, "loss": 2 / 7}]
+
+
+def test_json_is_written_whole(tmp_path):
+  path = tmp_path / "new" / "results.json"
+  common.write_json(path, {"a": 1})
+  with pytest.raises(TypeError):
+    common.write_json(path, {"a": object()})
+  assert json.loads(path.read_text()) == {"a": 1}
+  assert os.listdir(path.parent) == ["results.json"]
+
+
+def test_sigterm_is_noticed():
+  before = signal.getsignal(signal.SIGTERM)
+  try:
+    stop = common.on_sigterm()
+    assert not stop()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop()
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_missing_model_is_explained(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"experiments\.train"):
+    common.load_model(tmp_path)
+  info = {
+    "dataset": "digits",
+    "model": "mlp",
+    "num_classes": 10,
+    "image_shape": [8, 8, 1],
+  }
+  common.write_json(tmp_path / "model.json", info)
+  with pytest.raises(FileNotFoundError, match="no checkpoint"):
+    common.load_model(tmp_path)
+  with pytest.raises(ValueError, match="which='first'"):
+    common.load_model(tmp_path, "first")
