@@ -23,21 +23,22 @@ from jaxadv import (
   types,
 )
 from jaxadv.engine.job import fingerprint
+from jaxadv.engine.record import distances
 
 Array = jax.Array
 
 # Stands for the clean inputs among the names of attacks.
 CLEAN = "clean"
+# What an example costs, as `engine.Record` counts it.
+_COSTS = ("steps", "forwards", "backwards")
 
 
 class Result(NamedTuple):
   """What is left of a data set of N examples, in its order.
 
   Attributes:
-    x_adv: The first result that broke each example, else its clean input
-      [N, ...].
-    robust: Whether no attack broke it [N]; false where the clean input is
-      misclassified.
+    record: Over all attacks: the first result that broke each example, else
+      its clean input; `success` where it is broken; sums of steps and passes.
     broken_by: The attack that broke it [N]: a name, `CLEAN` where the clean
       input is misclassified, "" where nothing did.
     robust_accuracy: By attack, of all examples, after it; first of `CLEAN`.
@@ -46,8 +47,7 @@ class Result(NamedTuple):
     suspicions: Why the numbers may be too good, see `suspicions`.
   """
 
-  x_adv: np.ndarray
-  robust: np.ndarray
+  record: engine.Record
   broken_by: np.ndarray
   robust_accuracy: dict[str, float]
   seconds: dict[str, float]
@@ -145,6 +145,7 @@ def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
   names = (CLEAN, *attacks, "")
   nobody = len(names) - 1
   breaker = np.where(wrong, 0, nobody)
+  cost = {name: np.zeros(len(x_adv), np.int64) for name in _COSTS}
   accuracy, seconds = {CLEAN: float((~wrong).mean())}, {}
   for number, (name, attack) in enumerate(attacks.items(), start=1):
     rows = np.flatnonzero(breaker == nobody)
@@ -154,15 +155,17 @@ def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
       broken = _broken(job, record.x_adv, rows)
       x_adv[rows[broken]] = record.x_adv[broken]
       breaker[rows[broken]] = number
+      for unit, spent in cost.items():
+        spent[rows] += getattr(record, unit)
     accuracy[name] = float((breaker == nobody).mean())
-  return Result(
+  total = engine.Record(
     x_adv=x_adv,
-    robust=breaker == nobody,
-    broken_by=np.asarray(names)[breaker],
-    robust_accuracy=accuracy,
-    seconds=seconds,
-    suspicions=(),
+    success=breaker != nobody,
+    distance=distances(job.images, x_adv),
+    index=np.arange(len(x_adv), dtype=np.int32),
+    **cost,
   )
+  return Result(total, np.asarray(names)[breaker], accuracy, seconds, ())
 
 
 def _check(attacks, images, labels, bounds) -> None:

@@ -5,6 +5,7 @@ every example (one that is wrong from the start is not robust); the *success
 rate* counts the examples that the model had right.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -174,6 +175,86 @@ def robustness_curve(
       robust[rows] = ~record.success
     curve.append(robust.mean())
   return np.asarray(curve)
+
+
+def minimum_distances(
+  clean_wrong: np.ndarray, success: np.ndarray, distance: np.ndarray
+) -> np.ndarray:
+  """How far the attacker has to go for each example [N].
+
+  0 where the clean input is misclassified, infinite where the search failed:
+  neither is left out, or a model would look better for it.
+
+  Args:
+    clean_wrong: Whether the clean input is misclassified [N].
+    success: Whether the result of the search is misclassified [N].
+    distance: Of the result from the clean input, in the search's norm [N].
+  """
+  found = np.where(success, distance, np.inf)
+  return np.where(clean_wrong, 0.0, found)
+
+
+def accuracy_at(distances: np.ndarray, radii: np.ndarray) -> np.ndarray:
+  """Robust accuracy at each radius, all from one minimum-norm run.
+
+  An example is robust at a radius below its distance: at radius 0 this is the
+  clean accuracy.
+
+  Args:
+    distances: What `minimum_distances` gave [N].
+    radii: Radii >= 0 [K], in any order.
+  """
+  ordered = np.sort(np.asarray(distances))
+  broken = np.searchsorted(ordered, np.asarray(radii), side="right")
+  return 1.0 - broken / len(ordered)
+
+
+class Quantile(NamedTuple):
+  """A quantile of distances and its bootstrap interval."""
+
+  value: float
+  low: float
+  high: float
+
+
+def distance_quantile(
+  distances: np.ndarray,
+  share: float = 0.5,
+  *,
+  num_resamples: int = 2000,
+  confidence: float = 0.95,
+  seed: int = 0,
+) -> Quantile:
+  """The distance within which `share` of the examples are broken.
+
+  The median by default. Always one of the distances, so infinite ones do no
+  harm; infinite where fewer than `share` of the searches succeeded. The
+  interval is the percentile bootstrap's (Efron, 1979).
+
+  Args:
+    distances: Of the examples to count [N], such as `minimum_distances` of
+      those with the clean input right.
+    share: In (0, 1).
+    num_resamples: Of the bootstrap.
+    confidence: Of the interval.
+    seed: Of the bootstrap.
+
+  Raises:
+    ValueError: no distances, or a share outside of (0, 1).
+  """
+  distances = np.asarray(distances, np.float64)
+  if len(distances) == 0 or not 0 < share < 1:
+    raise ValueError(
+      f"distances must be some and share in (0, 1), got {len(distances)} "
+      f"distances and share={share}"
+    )
+  rng = np.random.default_rng(seed)
+  rows = rng.integers(0, len(distances), (num_resamples, len(distances)))
+  # An observed value, never a mean of two: infinity less infinity is no number.
+  quantile = functools.partial(np.quantile, method="inverted_cdf")
+  ends = (1 - confidence) / 2, (1 + confidence) / 2
+  low, high = quantile(quantile(distances[rows], share, axis=1), ends)
+  return Quantile(float(quantile(distances, share)), float(low), float(high))
 
 
 def success_against_steps(record: engine.Record, num_steps: int) -> np.ndarray:

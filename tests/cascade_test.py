@@ -1,5 +1,7 @@
 """Attacks in a row: survivors only, worst case, gone on with as if unbroken."""
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +33,8 @@ def _run(table=_TABLE, logits_fn=None, x=_X, y=_Y, **options):
 
 
 def _assert_same(a: cascade.Result, b: cascade.Result):
-  for name in ("x_adv", "robust", "broken_by"):
-    np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+  jax.tree.map(np.testing.assert_array_equal, vars(a.record), vars(b.record))
+  np.testing.assert_array_equal(a.broken_by, b.broken_by)
   assert a.robust_accuracy == b.robust_accuracy
   assert a.suspicions == b.suspicions
 
@@ -40,26 +42,29 @@ def _assert_same(a: cascade.Result, b: cascade.Result):
 def test_the_worst_case_is_the_union_of_the_attacks_alone():
   whole = _run()
   alone = {name: _run({name: _TABLE[name]}) for name in _TABLE}
-  union = np.all([result.robust for result in alone.values()], axis=0)
-  np.testing.assert_array_equal(whole.robust, union)
+  union = np.any([result.record.success for result in alone.values()], axis=0)
+  np.testing.assert_array_equal(whole.record.success, union)
   names = set(whole.broken_by)
   assert {"", cascade.CLEAN, "weak", "strong"} <= names
   for name, result in alone.items():
     # Who else survived changes nothing: the very images are the same.
     mine = whole.broken_by == name
-    np.testing.assert_allclose(whole.x_adv[mine], result.x_adv[mine], atol=1e-6)
+    np.testing.assert_allclose(
+      whole.record.x_adv[mine], result.record.x_adv[mine], atol=1e-6
+    )
 
 
 def test_the_result_holds_together():
   result = _run()
   wrong = evaluation.fooled(victims.trained(), _KEY, _X, _Y)
   np.testing.assert_array_equal(result.broken_by == cascade.CLEAN, wrong)
-  np.testing.assert_array_equal(result.robust, result.broken_by == "")
-  fooled = evaluation.fooled(victims.trained(), _KEY, result.x_adv, _Y)
-  np.testing.assert_array_equal(fooled, ~result.robust)
-  untouched = result.robust | wrong
-  np.testing.assert_array_equal(result.x_adv[untouched], _X[untouched])
-  assert evaluation.inside(_BALL, _X, result.x_adv).all()
+  record = result.record
+  np.testing.assert_array_equal(record.success, result.broken_by != "")
+  fooled = evaluation.fooled(victims.trained(), _KEY, record.x_adv, _Y)
+  np.testing.assert_array_equal(fooled, record.success)
+  untouched = ~record.success | wrong
+  np.testing.assert_array_equal(record.x_adv[untouched], _X[untouched])
+  assert evaluation.inside(_BALL, _X, record.x_adv).all()
   names = [cascade.CLEAN, *_TABLE]
   assert list(result.robust_accuracy) == names
   assert list(result.seconds) == names[1:]
@@ -69,6 +74,27 @@ def test_the_result_holds_together():
     assert result.robust_accuracy[name] == pytest.approx(broken.mean())
 
 
+def test_the_cost_is_that_of_all_attacks():
+  record = _run().record
+  alone = {
+    name: engine.craft(
+      _TABLE[name],
+      victims.trained(),
+      jax.random.fold_in(_KEY, zlib.crc32(name.encode())),
+      _X,
+      _Y,
+      slots=8,
+      progress=False,
+    )
+    for name in _TABLE
+  }
+  survivors = ~record.success
+  everything = sum(each.steps for each in alone.values())
+  np.testing.assert_array_equal(record.steps[survivors], everything[survivors])
+  wrong = evaluation.fooled(victims.trained(), _KEY, _X, _Y)
+  assert not record.backwards[wrong].any()
+
+
 def test_results_outside_the_ball_break_nothing():
   result = _run({"far": _TABLE["far"]})
   record = engine.craft(
@@ -76,7 +102,7 @@ def test_results_outside_the_ball_break_nothing():
   )
   inside = evaluation.inside(_BALL, _X, record.x_adv)
   assert (record.success & ~inside).sum() > 10
-  assert evaluation.inside(_BALL, _X, result.x_adv).all()
+  assert evaluation.inside(_BALL, _X, result.record.x_adv).all()
 
 
 def test_survivors_only_are_attacked():
@@ -88,7 +114,7 @@ def test_survivors_only_are_attacked():
     {"first": pgd, "second": _TABLE["strong"]}, counted, ball=balls.Linf(0.5)
   )
   twice = victims.asked() - once
-  assert not result.robust.any()
+  assert result.record.success.all()
   assert result.seconds["second"] == 0.0
   assert result.robust_accuracy["second"] == 0.0
   assert twice["rows"] <= once["rows"]

@@ -141,3 +141,38 @@ def test_confidence_on_mistakes():
     _victim(), _KEY, _X, _labels(), batch_size=5
   )
   np.testing.assert_allclose(found, best[9:], rtol=1e-5)
+
+
+def test_minimum_distances_leave_nothing_out():
+  wrong = np.array([True, False, False, False])
+  success = np.array([True, True, False, True])
+  found = evaluation.minimum_distances(
+    wrong, success, np.array([0.7, 2.0, 0.0, 1.0])
+  )
+  np.testing.assert_array_equal(found, [0.0, 2.0, np.inf, 1.0])
+  np.testing.assert_allclose(
+    evaluation.accuracy_at(found, [0.0, 0.99, 1.0, 2.0, 100.0]),
+    [0.75, 0.75, 0.5, 0.25, 0.25],
+  )
+
+
+def test_the_median_and_its_interval():
+  distances = np.arange(1.0, 102.0)
+  median = evaluation.distance_quantile(distances)
+  assert median.value == 51.0
+  # The order statistics of a binomial(101, 1/2) at 2.5 and 97.5 %: 41 and 61.
+  assert abs(median.low - 41) <= 2 and abs(median.high - 61) <= 2
+  assert evaluation.distance_quantile(distances, 0.25).value == 26.0
+  assert evaluation.distance_quantile(distances) == median
+
+
+def test_failed_searches_are_infinitely_far():
+  distances = np.array([1.0, 2.0, np.inf, np.inf, np.inf])
+  assert evaluation.distance_quantile(distances).value == np.inf
+  assert evaluation.distance_quantile(distances, 0.4).value == 2.0
+
+
+@pytest.mark.parametrize(("distances", "share"), [([], 0.5), ([1.0], 1.0)])
+def test_quantiles_of_nothing_and_beyond_are_refused(distances, share):
+  with pytest.raises(ValueError, match="share"):
+    evaluation.distance_quantile(np.asarray(distances), share)
