@@ -8,20 +8,20 @@ records goes on from them, and ends as if it had never stopped.
 import hashlib
 import json
 import math
-import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import attack_table, common
+from experiments import attack_table, common, victims
 from jaxadv import (
   balls,
+  cascade,
   criteria,
-  data,
   engine,
   evaluation,
   judge,
@@ -30,12 +30,15 @@ from jaxadv import (
 
 Array = jax.Array
 
+# Draws that judge a result of AutoAttack's version for randomised models.
+_DRAWS = 20
+
 
 class Plan(NamedTuple):
   """What is asked of a model.
 
   Attributes:
-    attacks: Names in `attack_table.ATTACKS`.
+    attacks: Names in `attack_table.NAMES`.
     ball: Makes the ball of a radius, such as `balls.Linf`.
     eps: The radius of the threat model.
     radii: Increasing radii of the robustness curve; empty for none.
@@ -53,28 +56,20 @@ class Plan(NamedTuple):
   slots: int
 
 
-class Victim(NamedTuple):
-  """A model, and the examples [N] of a split on which it is attacked."""
-
-  name: str
-  dataset: str
-  split: str
-  logits_fn: types.LogitsFn
-  images: np.ndarray
-  labels: np.ndarray
-  class_names: tuple[str, ...]
-
-
 class Attacked(NamedTuple):
   """What one attack achieved.
 
   Attributes:
-    record: What `engine.craft` returned.
-    fooled: Whether each result is valid and misclassified [N].
+    record: What `engine.craft` returned, or that of a cascade.
+    fooled: Whether each result is valid, misclassified and, unless the attack
+      knows no radius, in the ball [N].
     success: Whether it is valid and meets the attack's own criterion [N].
-    num_outside: Results that left the ball or the bounds. They count as
-      failures; any other number than 0 is an error of the attack.
+    num_outside: Results that left where the attack has to stay: the ball, for
+      those that know it, and the bounds. They count as failures; any other
+      number than 0 is an error of the attack.
     seconds: What it took, compilation included.
+    stages: Of a cascade: accuracy after each of its attacks.
+    suspicions: Of a cascade: why the numbers may be too good.
   """
 
   record: engine.Record
@@ -82,6 +77,8 @@ class Attacked(NamedTuple):
   success: np.ndarray
   num_outside: int
   seconds: float
+  stages: Mapping[str, float] = MappingProxyType({})
+  suspicions: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -96,7 +93,7 @@ class Outcome(NamedTuple):
     curve: Accuracy under PGD [K] at `plan.radii`.
   """
 
-  victim: Victim
+  victim: victims.Victim
   plan: Plan
   clean_logits: np.ndarray
   clean_wrong: np.ndarray
@@ -105,60 +102,14 @@ class Outcome(NamedTuple):
 
 
 class _Job(NamedTuple):
-  victim: Victim
+  victim: victims.Victim
   plan: Plan
   workdir: pathlib.Path
   stop: Callable[[], bool]
 
 
-def load_victim(
-  model_dir: str | os.PathLike,
-  which: str = "best",
-  *,
-  dataset: str | None = None,
-  data_dir: str | os.PathLike | None = None,
-  split: str = "test",
-  num_examples: int = 0,
-) -> Victim:
-  """A trained model and the first examples of a split.
-
-  Args:
-    model_dir: The workdir of its training, whose name it takes.
-    which: "best" or "last" weights.
-    dataset: What to attack it on; by default what it was trained on.
-    data_dir: Where data sets are.
-    split: "train", "validation" or "test".
-    num_examples: At most so many; 0 for all.
-
-  Raises:
-    FileNotFoundError: There is no such model, or no such data.
-    ValueError: The data do not fit the model.
-  """
-  logits_fn, info = common.load_model(model_dir, which)
-  loaded = data.load(dataset or info["dataset"], data_dir=data_dir)
-  images, labels = data.unit(getattr(loaded, split))
-  rows = slice(num_examples or None)
-  fits = (tuple(info["image_shape"]), info["num_classes"])
-  has = (images.shape[1:], loaded.num_classes)
-  if has != fits:
-    raise ValueError(
-      f"dataset={loaded.name!r} has images and classes {has}, but the model "
-      f"in {str(model_dir)!r} is for {fits}: choose another data set"
-    )
-  name = pathlib.Path(model_dir).resolve().name
-  return Victim(
-    name=name,
-    dataset=loaded.name,
-    split=split,
-    logits_fn=logits_fn,
-    images=images[rows],
-    labels=labels[rows],
-    class_names=loaded.class_names,
-  )
-
-
 def assess(
-  victim: Victim,
+  victim: victims.Victim,
   plan: Plan,
   workdir: pathlib.Path,
   *,
@@ -171,7 +122,7 @@ def assess(
     ValueError: An attack does not exist, or the folder holds results of
       something else.
   """
-  attack_table.check(plan.attacks)
+  attack_table.check(plan.attacks, plan.ball)
   job = _Job(victim, plan, workdir, stop)
   _claim(job)
   clean_logits = judge.outputs(
@@ -186,29 +137,56 @@ def assess(
   return Outcome(victim, plan, clean_logits, clean_wrong, attacked, curve)
 
 
-def ball_of(plan: Plan, name: str) -> types.Ball:
-  """The ball that the results of an attack have to lie in."""
-  if attack_table.ATTACKS[name].bounded:
-    return plan.ball(plan.eps)
-  return balls.Linf(math.inf)
-
-
 def _attacked(job: _Job, name: str, clean_logits: np.ndarray) -> Attacked:
+  if name in attack_table.CASCADES:
+    return _cascaded(job, name)
   victim, plan = job.victim, job.plan
-  entry = attack_table.ATTACKS[name]
+  entry, threat = attack_table.ATTACKS[name], plan.ball(plan.eps)
   key_attack, key_aim = jax.random.split(attack_table.key_of(name, plan.seed))
   y = attack_table.aim(name, key_aim, clean_logits, victim.labels)
-  ball = ball_of(plan, name)
-  attack = entry.make(ball, plan.settings)
+  attack = entry.make(threat, plan.settings)
   data = (victim.images, y, entry.criterion)
   record = _craft(job, name, attack, key_attack, data)
-  valid = evaluation.inside(ball, victim.images, record.x_adv)
+  allowed = threat
+  if entry.reach is not attack_table.Reach.BALL:
+    allowed = balls.Linf(math.inf)
+  valid = evaluation.inside(allowed, victim.images, record.x_adv)
+  fooled = _fooled(job, record.x_adv, victim.labels) & valid
+  if entry.reach is attack_table.Reach.NEAREST:
+    fooled &= evaluation.inside(threat, victim.images, record.x_adv)
   return Attacked(
     record=record,
-    fooled=_fooled(job, record.x_adv, victim.labels) & valid,
+    fooled=fooled,
     success=record.success & valid,
     num_outside=int((~valid).sum()),
     seconds=_seconds(job, name),
+  )
+
+
+def _cascaded(job: _Job, name: str) -> Attacked:
+  victim, plan = job.victim, job.plan
+  ball = plan.ball(plan.eps)
+  print(f"{victim.name}: {name.replace('_', ' ')}", flush=True)
+  result = cascade.cascade(
+    attack_table.CASCADES[name](ball, plan.settings),
+    victim.logits_fn,
+    attack_table.key_of(name, plan.seed),
+    victim.images,
+    victim.labels,
+    ball=ball,
+    slots=plan.slots,
+    num_draws=_DRAWS if name == "autoattack_rand" else 1,
+    checkpoint_dir=job.workdir / "records" / name,
+    stop=job.stop,
+  )
+  return Attacked(
+    record=result.record,
+    fooled=result.record.success,
+    success=result.record.success,
+    num_outside=0,
+    seconds=sum(result.seconds.values()),
+    stages=result.robust_accuracy,
+    suspicions=result.suspicions,
   )
 
 

@@ -1,14 +1,25 @@
 """The attacks that `--attacks` can name: name -> how it is made and aimed."""
 
+import enum
+import functools
 import zlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadv import attacks, criteria, losses, targets, types
+from jaxadv import (
+  attacks,
+  autoattack,
+  balls,
+  criteria,
+  losses,
+  norms,
+  targets,
+  types,
+)
 
 Array = jax.Array
 
@@ -17,7 +28,8 @@ class Settings(NamedTuple):
   """What the flags say about the attacks under a radius.
 
   Attributes:
-    num_steps: Gradients of an iterative attack, per round.
+    num_steps: Gradients of an iterative attack, per round; None for 40, and
+      for what minimum-norm attacks have as their default.
     step_size: Length of a step in units of eps; None leaves it to the attack:
       2.5 / num_steps as in the L2 attacks of Madry et al. (2018), so that steps
       can cross the ball, or 1 / num_steps for the momentum attacks, as in their
@@ -26,7 +38,7 @@ class Settings(NamedTuple):
     num_classes: Classes of the model.
   """
 
-  num_steps: int
+  num_steps: int | None
   step_size: float | None
   num_restarts: int
   num_classes: int
@@ -56,6 +68,14 @@ def random_goals(keys: Array, logits: Array, label: Array) -> Array:
   return jax.nn.one_hot(target, logits.shape[-1])
 
 
+class Reach(enum.Enum):
+  """What an attack makes of the radius, and so of the worst case."""
+
+  BALL = "keeps to the ball: all its successes count"
+  NEAREST = "looks for the nearest: successes count where they are in the ball"
+  ANYWHERE = "knows no radius: no part of the worst case"
+
+
 class Entry(NamedTuple):
   """A row of the table.
 
@@ -63,25 +83,31 @@ class Entry(NamedTuple):
     make: Makes the attack of a ball.
     aim: `(keys[N], clean logits[N, C], label[N]) -> y`: what it is given.
     criterion: Its own success, of that `y`.
-    bounded: Whether it keeps to the ball, and so belongs to the worst case.
+    reach: What it makes of the radius.
+    balls: The threat models that it is for.
   """
 
   make: Callable[[types.Ball, Settings], types.Attack]
   aim: Callable[[Array, Array, Array], types.PyTree] = labels
   criterion: types.Criterion = criteria.misclassified
-  bounded: bool = True
+  reach: Reach = Reach.BALL
+  balls: tuple[type, ...] = (balls.Linf, balls.L2, balls.L1)
+
+
+def _num_steps(settings: Settings) -> int:
+  return settings.num_steps or 40
 
 
 def _steps(ball: types.Ball, settings: Settings) -> dict:
   relative = settings.step_size
   if relative is None:
-    relative = 2.5 / settings.num_steps
-  return {"num_steps": settings.num_steps, "step_size": relative * ball.eps}
+    relative = 2.5 / _num_steps(settings)
+  return {"num_steps": _num_steps(settings), "step_size": relative * ball.eps}
 
 
 def _momentum_steps(ball: types.Ball, settings: Settings) -> dict:
   if settings.step_size is None:
-    return {"num_steps": settings.num_steps}
+    return {"num_steps": _num_steps(settings)}
   return _steps(ball, settings)
 
 
@@ -122,6 +148,25 @@ def _goal_image(ball: types.Ball, settings: Settings) -> types.Attack:
   )
 
 
+def _of_autoattack(name: str) -> Entry:
+  """One of AutoAttack's, with its settings, alone."""
+  return Entry(lambda ball, s: autoattack.standard(ball, s.num_classes)[name])
+
+
+_NORMS = {balls.Linf: norms.Linf, balls.L2: norms.L2, balls.L1: norms.L1}
+
+
+def _nearest(make: Callable[..., types.Attack], *of_balls: type) -> Entry:
+  """A minimum-norm attack; without balls it is told the norm, of any."""
+
+  def built(ball: types.Ball, settings: Settings) -> types.Attack:
+    steps = settings.num_steps
+    chosen = {} if steps is None else {"num_steps": steps}
+    return make(*(() if of_balls else (_NORMS[type(ball)],)), **chosen)
+
+  return Entry(built, reach=Reach.NEAREST, balls=of_balls or tuple(_NORMS))
+
+
 def pgd(ball: types.Ball, settings: Settings) -> types.Attack:
   """PGD, which the robustness curve uses too."""
   return attacks.pgd(ball, **_steps(ball, settings))
@@ -147,27 +192,61 @@ ATTACKS: dict[str, Entry] = {
     lambda ball, s: attacks.ni_fgsm(ball, **_momentum_steps(ball, s))
   ),
   "adam_pgd": Entry(
-    lambda ball, s: attacks.adam_pgd(ball, num_steps=s.num_steps)
+    lambda ball, s: attacks.adam_pgd(ball, num_steps=_num_steps(s))
   ),
   "targeted_pgd": Entry(_targeted_pgd, random_targets, criteria.classified_as),
   "least_likely_pgd": Entry(
     _targeted_pgd, least_likely, criteria.classified_as
   ),
   "multi_targeted_pgd": Entry(_multi_targeted_pgd),
+  "apgd_ce": _of_autoattack("apgd_ce"),
+  "apgd_t": _of_autoattack("apgd_t"),
+  "fab_t": _of_autoattack("fab_t"),
+  "square": _of_autoattack("square"),
+  "deepfool": _nearest(attacks.deepfool),
+  "fmn": _nearest(attacks.fmn),
+  "ddn": _nearest(attacks.ddn, balls.L2),
+  "alma": _nearest(functools.partial(attacks.alma, norms.L2), balls.L2),
   "goal_image": Entry(
-    _goal_image, random_goals, criteria.resembles, bounded=False
+    _goal_image, random_goals, criteria.resembles, Reach.ANYWHERE
   ),
 }
 
+# Tables of attacks for `cascade.cascade`: each attacks what those before it
+# left.
+CASCADES: dict[
+  str, Callable[[types.Ball, Settings], Mapping[str, types.Attack]]
+] = {
+  "autoattack": lambda ball, s: autoattack.standard(ball, s.num_classes),
+  "autoattack_plus": lambda ball, s: autoattack.plus(ball, s.num_classes),
+  "autoattack_rand": lambda ball, s: autoattack.rand(ball),
+}
 
-def check(names: Sequence[str]) -> None:
-  """Refuses an empty list, repetitions and attacks that do not exist."""
-  unknown = [name for name in names if name not in ATTACKS]
+NAMES = (*ATTACKS, *CASCADES)
+
+
+def reach(name: str) -> Reach:
+  """What the attack or cascade of that name makes of the radius."""
+  return Reach.BALL if name in CASCADES else ATTACKS[name].reach
+
+
+def check(names: Sequence[str], ball: Any = None) -> None:
+  """Refuses an empty list, repetitions, and attacks that are not to be had.
+
+  Args:
+    names: Of attacks and cascades.
+    ball: The threat model, such as `balls.Linf`; None for any.
+  """
+  unknown = [name for name in names if name not in NAMES]
   if unknown or not names or len(set(names)) < len(names):
     problem = f"no attack {', '.join(unknown)}" if unknown else "name each once"
     raise ValueError(
-      f"attacks={','.join(names)}: {problem}; choose from {', '.join(ATTACKS)}"
+      f"attacks={','.join(names)}: {problem}; choose from {', '.join(NAMES)}"
     )
+  for name in names:
+    if ball and name in ATTACKS and ball not in ATTACKS[name].balls:
+      fit = ", ".join(each.__name__ for each in ATTACKS[name].balls)
+      raise ValueError(f"attacks={','.join(names)}: {name} is for {fit} only")
 
 
 def key_of(name: str, seed: int) -> Array:

@@ -21,6 +21,7 @@ from experiments import (
   common,
   evaluation_report,
   scores,
+  victims,
 )
 from jaxadv import balls, engine
 from jaxadv.report import tables
@@ -56,7 +57,7 @@ def _train(model_dir: pathlib.Path, defence: str) -> None:
     sys.exit(f"the training failed; delete {model_dir} to start it afresh")
 
 
-def _plan(victim: assessment.Victim) -> assessment.Plan:
+def _plan(victim: victims.Victim) -> assessment.Plan:
   return assessment.Plan(
     attacks=("fgsm", "bim", "pgd", "targeted_pgd", "goal_image"),
     ball=balls.Linf,
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> None:
     _train(workdir / "models" / name, defence)
   print(f"\nattacks on both, up to {_EPS} per pixel", flush=True)
   for name in _DEFENCES:
-    victim = assessment.load_victim(
+    victim = victims.load(
       workdir / "models" / name, num_examples=_NUM_EXAMPLES.value
     )
     with jax.default_matmul_precision("highest"):

@@ -11,6 +11,7 @@ the same command again: it goes on and ends with the same results.
 import json
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import rich
@@ -21,7 +22,9 @@ from experiments import (
   attack_table,
   common,
   evaluation_report,
+  remarks,
   scores,
+  victims,
 )
 from jaxadv import data, engine
 from jaxadv.report import tables
@@ -61,7 +64,7 @@ _NUM_EXAMPLES = flags.DEFINE_integer(
 _ATTACKS = flags.DEFINE_list(
   "attacks",
   ["fgsm", "bim", "pgd", "targeted_pgd", "goal_image"],
-  f"Attacks, of {', '.join(attack_table.ATTACKS)}.",
+  f"Attacks, of {', '.join(attack_table.NAMES)}.",
 )
 _NORM = flags.DEFINE_enum(
   "norm", "linf", list(common.BALLS), "Norm of the threat model."
@@ -75,7 +78,11 @@ _EPS = flags.DEFINE(
   serializer=_TEXT,
 )
 _NUM_STEPS = flags.DEFINE_integer(
-  "num_steps", 40, "Steps of the iterative attacks.", lower_bound=1
+  "num_steps",
+  None,
+  "Steps of the iterative attacks; by default 40, and the default of each "
+  "minimum-norm attack. Those of AutoAttack have their own, always.",
+  lower_bound=1,
 )
 _STEP_SIZE = flags.DEFINE(
   _NUMBER,
@@ -107,10 +114,10 @@ flags.register_validator(
 )
 
 
-@flags.validator("attacks")
-def _attacks_exist(names: list[str]) -> bool:
+@flags.multi_flags_validator(["attacks", "norm"])
+def _attacks_fit(values: dict[str, Any]) -> bool:
   try:
-    attack_table.check(names)
+    attack_table.check(values["attacks"], common.BALLS[values["norm"]])
   except ValueError as error:
     raise flags.ValidationError(str(error)) from error
   return True
@@ -149,9 +156,9 @@ def _plan(num_classes: int) -> assessment.Plan:
   )
 
 
-def _victim() -> assessment.Victim:
+def _victim() -> victims.Victim:
   try:
-    return assessment.load_victim(
+    return victims.load(
       _MODEL_DIR.value,
       _WHICH.value,
       dataset=_DATASET.value,
@@ -179,7 +186,7 @@ def _show(workdir: pathlib.Path) -> None:
   found = json.loads((workdir / "results.json").read_text())
   rich.print(tables.to_rich(scores.table(found)))
   print(f"report: {workdir / 'report.html'}")
-  if broken := scores.outside(found):
+  if broken := remarks.outside(found):
     sys.exit(f"ERROR: {', '.join(broken)} left the ball or the bounds")
 
 

@@ -11,6 +11,7 @@ from jaxadv import evaluation, judge
 from jaxadv.report import curves, images, page, tables
 
 Outcomes = Mapping[str, assessment.Outcome]
+Reach = attack_table.Reach
 
 _NUM_IMAGES = 8
 
@@ -33,9 +34,13 @@ def write(
   sections = [
     _tables(found),
     *_curve(outcomes, found, first["norm"]),
+    *_distances(outcomes, first["norm"]),
     _budget(outcomes),
     _confidence(outcomes),
-    *(_images(name, outcome) for name, outcome in outcomes.items()),
+    *(
+      _images(name, outcome, first["norm"])
+      for name, outcome in outcomes.items()
+    ),
     _settings(outcomes, first),
   ]
   page.write(path, title, sections, subtitle=scores.threat(first))
@@ -78,6 +83,25 @@ def _curve(
   return [page.Section("Accuracy against the radius", text, [figure])]
 
 
+def _distances(outcomes: Outcomes, norm: str) -> list[page.Section]:
+  drawn = {}
+  for name, outcome in outcomes.items():
+    for attack in outcome.attacked:
+      if attack_table.reach(attack) is Reach.NEAREST:
+        distances = scores.nearest(outcome, attack, norm)
+        radii = np.unique([0.0, *distances[np.isfinite(distances)]])
+        accuracy = evaluation.accuracy_at(distances, radii)
+        drawn[f"{name}: {attack}"] = (radii, accuracy)
+  if not drawn:
+    return []
+  figure = curves.robustness_curve(drawn, xlabel=f"distance ({norm})")
+  text = (
+    "Examples that no found adversarial input is as near to, from one run of "
+    "each minimum-norm attack; a failed search counts as infinitely far."
+  )
+  return [page.Section("Accuracy against the distance", text, [figure])]
+
+
 def _budget(outcomes: Outcomes) -> page.Section:
   figures = []
   for name, outcome in outcomes.items():
@@ -85,7 +109,7 @@ def _budget(outcomes: Outcomes) -> page.Section:
     series = {
       attack: (attacked.record.steps[right], attacked.success[right])
       for attack, attacked in outcome.attacked.items()
-      if attack_table.ATTACKS[attack].bounded
+      if attack_table.reach(attack) is Reach.BALL
     }
     if series and right.any():
       figures.append(curves.success_against_steps(series, title=name))
@@ -123,15 +147,22 @@ def _confidence(outcomes: Outcomes) -> page.Section:
   )
 
 
-def _images(name: str, outcome: assessment.Outcome) -> page.Section:
+def _images(name: str, outcome: assessment.Outcome, norm: str) -> page.Section:
   items = []
   for attack, attacked in outcome.attacked.items():
-    won = np.flatnonzero(~outcome.clean_wrong & attacked.success)[:_NUM_IMAGES]
+    won = np.flatnonzero(~outcome.clean_wrong & attacked.success)
     if len(won):
-      items += [attack, _grid(outcome, attacked.record.x_adv, won)]
+      distance = attacked.record.distance[norm][won]
+      ordered = won[np.argsort(distance, kind="stable")]
+      shown = np.linspace(0, len(won) - 1, min(len(won), _NUM_IMAGES))
+      rows = ordered[shown.round().astype(int)]
+      items += [attack, _grid(outcome, attacked.record.x_adv, rows)]
     else:
       items.append(f"{attack}: no success.")
-  text = "The first successes of each attack among examples that were right."
+  text = (
+    "Successes among examples that were right, from the nearest to the "
+    f"farthest ({norm})."
+  )
   return page.Section(f"Examples: {name}", text, items)
 
 
@@ -161,7 +192,7 @@ def _settings(outcomes: Outcomes, first: scores.Numbers) -> page.Section:
     ["norm", first["norm"]],
     ["radius", f"{plan.eps:.6g}"],
     ["attacks", ", ".join(plan.attacks)],
-    ["steps of the iterative ones", str(plan.settings.num_steps)],
+    ["steps of the iterative ones", str(plan.settings.num_steps or "default")],
     ["their length / eps", str(plan.settings.step_size or "the attack's own")],
     ["restarts", str(plan.settings.num_restarts)],
     ["seed", str(plan.seed)],

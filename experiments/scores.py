@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments import assessment, attack_table
+from experiments import assessment, attack_table, remarks
 from jaxadv import evaluation
 from jaxadv.report import tables
 
 Numbers = dict[str, Any]
+Reach = attack_table.Reach
+
+# The quantiles of minimum-norm attacks' distances.
+_SHARES = (0.25, 0.5, 0.75)
 
 _ACCURACY = (
   "accuracy: right at the clean input and under the attack, of all examples."
@@ -43,7 +47,7 @@ def numbers(outcome: assessment.Outcome, norm: str) -> Numbers:
   bounded = {
     name: attacked.fooled
     for name, attacked in outcome.attacked.items()
-    if attack_table.ATTACKS[name].bounded
+    if attack_table.reach(name) is not Reach.ANYWHERE
   }
   total = evaluation.summary(wrong, bounded.values())
   drops = evaluation.marginal_drops(wrong, bounded)
@@ -81,7 +85,7 @@ def _attack_numbers(
   attacked = outcome.attacked[name]
   record, right = attacked.record, ~outcome.clean_wrong
   robust = interval_ = None
-  if attack_table.ATTACKS[name].bounded:
+  if attack_table.reach(name) is not Reach.ANYWHERE:
     robust = float((right & ~attacked.fooled).mean())
     interval_ = interval(robust, len(right))
   won = right & attacked.success
@@ -99,7 +103,39 @@ def _attack_numbers(
     },
     "num_outside": attacked.num_outside,
     "seconds": attacked.seconds,
+  } | _particulars(outcome, name, norm)
+
+
+def _particulars(outcome: assessment.Outcome, name: str, norm: str) -> Numbers:
+  """What only cascades, or only minimum-norm attacks, have to say."""
+  attacked, right = outcome.attacked[name], ~outcome.clean_wrong
+  if attacked.stages:
+    return {
+      "stages": dict(attacked.stages),
+      "suspicions": list(attacked.suspicions),
+    }
+  if attack_table.reach(name) is not Reach.NEAREST or not right.any():
+    return {}
+  distances = nearest(outcome, name, norm)[right]
+  quantiles = {
+    share: evaluation.distance_quantile(distances, share) for share in _SHARES
   }
+  return {
+    "distance_quantiles": {
+      f"{share:g}": {
+        part: _finite(value) for part, value in quantile._asdict().items()
+      }
+      for share, quantile in quantiles.items()
+    }
+  }
+
+
+def nearest(outcome: assessment.Outcome, name: str, norm: str) -> np.ndarray:
+  """How far a minimum-norm attack had to go for each example [N]."""
+  attacked = outcome.attacked[name]
+  return evaluation.minimum_distances(
+    outcome.clean_wrong, attacked.success, attacked.record.distance[norm]
+  )
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -124,10 +160,10 @@ def table(found: Numbers) -> tables.Table:
     [
       name,
       _plus_minus(row["accuracy"], row["interval"]),
-      _percent(row["success"]),
+      remarks.percent(row["success"]),
       row["steps"],
       row["distance"],
-      _percent(row["alone"]),
+      remarks.percent(row["alone"]),
       row["seconds"],
     ]
     for name, row in _rows(found).items()
@@ -138,7 +174,7 @@ def table(found: Numbers) -> tables.Table:
     f"{found['model']}: {threat(found)}",
     ["attack", "accuracy", "success", "steps", distance, "alone", "seconds"],
     rows,
-    note=f"{_ACCURACY} {_SUCCESS} {_COST} {_footnotes(alone)}".strip(),
+    note=f"{_ACCURACY} {_SUCCESS} {_COST} {remarks.of(alone)}".strip(),
     formats={"steps": ".1f", distance: ".3f", "seconds": ".1f"},
   )
 
@@ -150,8 +186,8 @@ def comparison(found: Mapping[str, Numbers]) -> tables.Table:
   cells = [
     [
       name,
-      *(_percent(each[name]["accuracy"]) for each in rows.values()),
-      *(_percent(each[name]["success"]) for each in rows.values()),
+      *(remarks.percent(each[name]["accuracy"]) for each in rows.values()),
+      *(remarks.percent(each[name]["success"]) for each in rows.values()),
     ]
     for name in attacks
   ]
@@ -163,7 +199,7 @@ def comparison(found: Mapping[str, Numbers]) -> tables.Table:
       *(f"{model} success" for model in found),
     ],
     cells,
-    note=f"{_ACCURACY} {_SUCCESS} {_footnotes(found)}".strip(),
+    note=f"{_ACCURACY} {_SUCCESS} {remarks.of(found)}".strip(),
   )
 
 
@@ -195,45 +231,6 @@ def _rows(found: Numbers) -> dict[str, dict[str, Any]]:
     "success": found["success_rate"],
   }
   return rows
-
-
-def _footnotes(found: Mapping[str, Numbers]) -> str:
-  """What has to be said of these results in particular."""
-  first = next(iter(found.values()))
-  norm, notes = first["norm"], []
-  for name in first["attacks"]:
-    if attack_table.ATTACKS[name].bounded:
-      continue
-    distances = ", ".join(
-      f"{_number(each['attacks'][name]['median_distance'][norm])} ({model})"
-      for model, each in found.items()
-    )
-    notes.append(
-      f"{name} has no radius and is not part of the worst case; its median "
-      f"{norm} distance is {distances}."
-    )
-  broken = [name for each in found.values() for name in outside(each)]
-  if broken:
-    notes.append(
-      f"ERROR: {', '.join(sorted(set(broken)))} left the ball or the bounds; "
-      "those results do not count."
-    )
-  return " ".join(notes)
-
-
-def outside(found: Numbers) -> list[str]:
-  """The attacks that left the ball or the bounds: errors, every one."""
-  return [
-    name for name, each in found["attacks"].items() if each["num_outside"]
-  ]
-
-
-def _number(value: float | None) -> str:
-  return "none" if value is None else f"{value:.3g}"
-
-
-def _percent(rate: float | None) -> str | None:
-  return None if rate is None else f"{100 * rate:.1f} %"
 
 
 def _plus_minus(rate: float | None, interval: list[float]) -> str | None:

@@ -1,5 +1,6 @@
 """The assessment in this process; the script in others: flags are global."""
 
+import contextlib
 import json
 import pathlib
 import signal
@@ -18,7 +19,9 @@ from experiments import (
   common,
   evaluation_report,
   fitting,
+  remarks,
   scores,
+  victims,
 )
 from jaxadv import attacks, balls, data, engine, train_state
 from jaxadv.defences import training
@@ -74,7 +77,7 @@ def model_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def victim(model_dir):
-  return assessment.load_victim(model_dir, num_examples=20)
+  return victims.load(model_dir, num_examples=20)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,7 @@ def _predictions(victim, x):
 @pytest.mark.parametrize("name", list(attack_table.ATTACKS))
 def test_every_attack_understands_what_it_is_given(name, victim):
   entry = attack_table.ATTACKS[name]
-  attack = entry.make(balls.Linf(0.1), _PLAN.settings)
+  attack = entry.make(entry.balls[0](0.1), _PLAN.settings)
   x, labels = victim.images[:3], victim.labels[:3]
   key = jax.random.key(0)
   y = attack_table.aim(name, key, np.eye(10)[labels], labels)
@@ -111,9 +114,16 @@ def test_every_attack_understands_what_it_is_given(name, victim):
   assert entry.criterion(np.zeros(10), y[0]).shape == ()
 
 
+_IN_LINF = [
+  name
+  for name, entry in attack_table.ATTACKS.items()
+  if balls.Linf in entry.balls
+]
+
+
 @pytest.mark.slow
 def test_every_attack_keeps_to_its_rules(victim, tmp_path):
-  names = tuple(attack_table.ATTACKS)
+  names = tuple(_IN_LINF)
   plan = _PLAN._replace(
     attacks=names, radii=(), settings=_PLAN.settings._replace(num_steps=3)
   )
@@ -125,9 +135,12 @@ def test_every_attack_keeps_to_its_rules(victim, tmp_path):
     x_adv = attacked.record.x_adv
     assert attacked.num_outside == 0, name
     assert x_adv.min() >= 0 and x_adv.max() <= 1, name
-    if attack_table.ATTACKS[name].bounded:
+    if attack_table.reach(name) is attack_table.Reach.BALL:
       assert np.abs(x_adv - victim.images).max() <= 0.1 + 1e-6, name
     wrong = _predictions(victim, x_adv) != victim.labels
+    if attack_table.reach(name) is attack_table.Reach.NEAREST:
+      np.testing.assert_array_equal(attacked.success, wrong, err_msg=name)
+      wrong &= np.abs(x_adv - victim.images).max(axis=(1, 2, 3)) <= 0.1 + 1e-6
     np.testing.assert_array_equal(attacked.fooled, wrong, err_msg=name)
     assert wrong[~found.clean_wrong].any(), name
 
@@ -157,6 +170,64 @@ def test_targets_do_not_depend_on_the_number_of_examples(name):
 def test_attacks_that_cannot_be_are_refused(names, problem):
   with pytest.raises(ValueError, match=f"{problem}.*multi_targeted_pgd"):
     attack_table.check(names)
+
+
+def test_attacks_for_another_norm_are_refused():
+  with pytest.raises(ValueError, match="ddn is for L2 only"):
+    attack_table.check(["ddn"], balls.Linf)
+  attack_table.check(["ddn"], balls.L2)
+
+
+def test_minimum_norm_attacks_count_where_they_are_in_the_ball(
+  victim, tmp_path
+):
+  plan = _PLAN._replace(attacks=("deepfool",), radii=())
+  found = assessment.assess(victim, plan, tmp_path)
+  attacked = found.attacked["deepfool"]
+  far = attacked.record.distance["linf"] > 0.1 + 1e-6
+  assert 0 < (attacked.success & far).sum() < attacked.success.sum()
+  np.testing.assert_array_equal(attacked.fooled, attacked.success & ~far)
+  assert attacked.num_outside == 0
+  numbers = scores.numbers(found, "linf")["attacks"]["deepfool"]
+  right = ~found.clean_wrong
+  assert numbers["robust_accuracy"] == (right & ~attacked.fooled).mean()
+  distance = np.sort(
+    np.where(attacked.success, attacked.record.distance["linf"], np.inf)[right]
+  )
+  median = distance[(len(distance) - 1) // 2]
+  assert numbers["distance_quantiles"]["0.5"]["value"] == pytest.approx(median)
+  note = scores.table(scores.numbers(found, "linf")).note
+  assert "deepfool looks for the nearest" in note
+  path = tmp_path / "report.html"
+  evaluation_report.write(
+    path, "One", {"a": found}, {"a": scores.numbers(found, "linf")}
+  )
+  assert "Accuracy against the distance" in path.read_text()
+
+
+def test_a_cascade_is_one_attack(victim, tmp_path, monkeypatch):
+  def short(ball, settings):
+    del settings
+    weak = attacks.fgsm(balls.Linf(0.02))
+    return {"weak": weak, "strong": attacks.fgsm(ball)}
+
+  monkeypatch.setitem(attack_table.CASCADES, "autoattack", short)
+  plan = _PLAN._replace(attacks=("autoattack",), radii=())
+  answers, found = iter((True, True)), None
+  while found is None:
+    with contextlib.suppress(engine.Interrupted):
+      found = assessment.assess(
+        victim, plan, tmp_path, stop=lambda: next(answers, False)
+      )
+  attacked = found.attacked["autoattack"]
+  assert list(attacked.stages) == ["clean", "weak", "strong"]
+  wrong = _predictions(victim, attacked.record.x_adv) != victim.labels
+  np.testing.assert_array_equal(attacked.fooled, wrong)
+  numbers = scores.numbers(found, "linf")
+  stages = numbers["attacks"]["autoattack"]["stages"]
+  assert stages["strong"] == numbers["robust_accuracy"] < stages["clean"]
+  assert "autoattack on" in scores.table(numbers).note
+  json.dumps(numbers, allow_nan=False)
 
 
 def test_goes_on_with_the_same_records(victim, whole, tmp_path):
@@ -224,7 +295,7 @@ def test_leaving_the_ball_is_an_error(victim, tmp_path, monkeypatch):
   assert not found.attacked["fgsm"].fooled[right].any()
   numbers = scores.numbers(found, "linf")
   assert numbers["robust_accuracy"] == numbers["clean_accuracy"]
-  assert scores.outside(numbers) == ["fgsm"]
+  assert remarks.outside(numbers) == ["fgsm"]
   assert "ERROR: fgsm left the ball" in scores.table(numbers).note
 
 
@@ -339,7 +410,7 @@ def test_a_data_set_of_another_form_is_explained(model_dir, monkeypatch):
   other = digits._replace(name="mnist", test=wide)
   monkeypatch.setattr(data, "load", lambda name, data_dir: other)
   with pytest.raises(ValueError, match=r"dataset='mnist' has .*28.* is for"):
-    assessment.load_victim(model_dir, dataset="mnist")
+    victims.load(model_dir, dataset="mnist")
 
 
 _SESSION = """

@@ -1,0 +1,68 @@
+"""What is attacked: a trained model and examples of a split."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import common
+from jaxadv import data, types
+
+
+class Victim(NamedTuple):
+  """A model, and the examples [N] of a split on which it is attacked."""
+
+  name: str
+  dataset: str
+  split: str
+  logits_fn: types.LogitsFn
+  images: np.ndarray
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+
+
+def load(
+  model_dir: str | os.PathLike,
+  which: str = "best",
+  *,
+  dataset: str | None = None,
+  data_dir: str | os.PathLike | None = None,
+  split: str = "test",
+  num_examples: int = 0,
+) -> Victim:
+  """A trained model and the first examples of a split.
+
+  Args:
+    model_dir: The workdir of its training, whose name it takes.
+    which: "best" or "last" weights.
+    dataset: What to attack it on; by default what it was trained on.
+    data_dir: Where data sets are.
+    split: "train", "validation" or "test".
+    num_examples: At most so many; 0 for all.
+
+  Raises:
+    FileNotFoundError: There is no such model, or no such data.
+    ValueError: The data do not fit the model.
+  """
+  logits_fn, info = common.load_model(model_dir, which)
+  loaded = data.load(dataset or info["dataset"], data_dir=data_dir)
+  images, labels = data.unit(getattr(loaded, split))
+  rows = slice(num_examples or None)
+  fits = (tuple(info["image_shape"]), info["num_classes"])
+  has = (images.shape[1:], loaded.num_classes)
+  if has != fits:
+    raise ValueError(
+      f"dataset={loaded.name!r} has images and classes {has}, but the model "
+      f"in {str(model_dir)!r} is for {fits}: choose another data set"
+    )
+  name = pathlib.Path(model_dir).resolve().name
+  return Victim(
+    name=name,
+    dataset=loaded.name,
+    split=split,
+    logits_fn=logits_fn,
+    images=images[rows],
+    labels=labels[rows],
+    class_names=loaded.class_names,
+  )
