@@ -1,11 +1,12 @@
-"""The same PGD job through jaxadv and through libraries for PyTorch.
+"""The same job through jaxadv and through libraries for PyTorch.
 
   python -m benchmarks.against --peer_python=peers/bin/python
+  python -m benchmarks.against --peer_python=... --attack=autoattack --rounds=1
 
-Same weights, images, start, step size, batch size and number of threads. The
-peers run in an environment of their own (`requirements-peers.txt`), one process
-per library and round, after a first batch that is not timed; a library that is
-not installed is left out, with a warning. All images are judged by the same
+Same weights, images, radius, batch size and number of threads. The peers run in
+an environment of their own (`requirements-peers.txt`), one process per library
+and round, after a few images that are not timed; a library that is not
+installed is left out, with a warning. All images are judged by the same
 code, here.
 """
 
@@ -22,14 +23,21 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import results, timing, victims
-from jaxadv import attacks, balls, criteria, engine, evaluation
+from jaxadv import (
+  attacks,
+  autoattack,
+  balls,
+  cascade,
+  criteria,
+  engine,
+  evaluation,
+)
 
 _PEER_PYTHON = flags.DEFINE_string(
   "peer_python", None, "The interpreter that has the peers.", required=True
 )
-_LIBRARIES = ("foolbox", "torchattacks", "art")
-_PEERS = flags.DEFINE_multi_enum(
-  "peer", _LIBRARIES, _LIBRARIES, "A library to time; may be repeated."
+_ATTACK = flags.DEFINE_enum(
+  "attack", "pgd", ["pgd", "autoattack"], "The job; autoattack is in Linf."
 )
 _NETS = flags.DEFINE_string(
   "nets", None, "An .npz file of weights (see `victims.variables`)."
@@ -76,7 +84,34 @@ def _craft(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
   ).x_adv
 
 
-_OURS = {"jaxadv run": _run, "jaxadv craft": _craft}
+def _cascade(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """AutoAttack's standard version."""
+  ball = balls.Linf(_EPS.value)
+  return cascade.cascade(
+    autoattack.standard(ball, num_classes=10),
+    logits_fn,
+    jax.random.key(0),
+    x,
+    label,
+    ball=ball,
+    slots=_BATCH.value,
+    progress=False,
+  ).record.x_adv
+
+
+# By job; ratios are to the first.
+_OURS = {
+  "pgd": {"jaxadv run": _run, "jaxadv craft": _craft},
+  "autoattack": {"jaxadv cascade": _cascade},
+}
+_PEERS = {
+  "pgd": ("foolbox", "torchattacks", "art"),
+  "autoattack": (
+    "torchattacks AutoAttack",
+    "torchattacks AutoAttack, 100 steps",
+    "autoattack",
+  ),
+}
 
 
 def _peer(
@@ -84,7 +119,7 @@ def _peer(
 ) -> tuple[np.ndarray, np.ndarray] | None:
   """Seconds and images of one library; None if it is not installed."""
   result = job.with_name("result.npz")
-  script = pathlib.Path(__file__).with_name("peer_pgd.py")
+  script = pathlib.Path(__file__).with_name("peer.py")
   done = subprocess.run(
     [_PEER_PYTHON.value, script, library, job, result],
     capture_output=True,
@@ -106,11 +141,11 @@ def _rounds(
   """Seconds per round and the images of each library, in turn."""
   seconds: dict[str, list[np.ndarray]] = {}
   images: dict[str, np.ndarray] = {}
-  for name, attack in _OURS.items():
+  ours, peers = _OURS[_ATTACK.value], list(_PEERS[_ATTACK.value])
+  for name, attack in ours.items():
     images[name], seconds[name] = attack(logits_fn, x, label), []
-  peers = list(_PEERS.value)
   for _ in range(_ROUNDS.value):
-    for name, attack in _OURS.items():
+    for name, attack in ours.items():
       program = functools.partial(attack, logits_fn, x, label)
       seconds[name].append(timing.clocks(program))
     for library in list(peers):
@@ -151,16 +186,17 @@ def _rows(kind: str, variables, x, label, folder: str) -> list[dict[str, Any]]:
 
 def _row(kind, name, logits_fn, seconds, x_adv, x, label) -> dict[str, Any]:
   """One line of the table; the accuracy is judged afresh."""
-  rounds, ours = np.asarray(seconds[name]), np.asarray(seconds["jaxadv run"])
+  first = next(iter(_OURS[_ATTACK.value]))
+  rounds, ours = np.asarray(seconds[name]), np.asarray(seconds[first])
   wall, processor = np.median(rounds, axis=0)
   wall_ratio, processor_ratio = np.median(rounds / ours, axis=0)
   return {
     "network": kind,
     "library": name,
     "seconds": float(wall),
-    "times_jaxadv_run": float(wall_ratio),
+    f"times_{first}": float(wall_ratio),
     "processor_seconds": float(processor),
-    "times_jaxadv_run_processor": float(processor_ratio),
+    f"times_{first}_processor": float(processor_ratio),
     "robust_accuracy": evaluation.accuracy(
       logits_fn, jax.random.key(0), x_adv, label
     ),
@@ -185,7 +221,8 @@ def main(argv: list[str]) -> None:
   with tempfile.TemporaryDirectory() as folder:
     for kind, variables in nets.items():
       rows += _rows(kind, variables, x, label, folder)
-  results.show(f"PGD, {_STEPS.value} steps", rows)
+  steps = f", {_STEPS.value} steps" if _ATTACK.value == "pgd" else ""
+  results.show(f"{_ATTACK.value}{steps}", rows)
   if _JSON.value:
     results.save(_JSON.value, {"against": rows})
 

@@ -4,12 +4,11 @@ import functools
 import gzip
 import pathlib
 
-import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from jaxadv import models, types
+from benchmarks import recorded, victims
+from jaxadv import types
 
 _SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
 _FOLDER = _SHARED / "golden"
@@ -22,34 +21,12 @@ needed = pytest.mark.skipif(
 )
 
 
-class _Net(nn.Module):
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    for features in (16, 32):
-      x = nn.Conv(
-        features,
-        (5, 5),
-        strides=2,
-        conv_general_dilated=models.conv_general_dilated,
-      )(x)
-      x = nn.relu(x)
-    x = nn.relu(nn.Dense(100)(x.reshape(x.shape[0], -1)))
-    return nn.Dense(10)(x)
-
-
 @functools.cache
 def net(name: str) -> types.LogitsFn:
   """The network `nat` (trained as usual) or `adv` (adversarially)."""
-  variables: dict = {}
-  with np.load(_FOLDER / "nets.npz") as file:
-    for path in file.files:
-      owner, *branch, leaf = path.split("/")
-      if owner == name:
-        node = variables
-        for part in branch:
-          node = node.setdefault(part, {})
-        node[leaf] = file[path]
-  return models.bind(_Net().apply, jax.device_put(variables))
+  kind = dict(zip(("nat", "adv"), victims.KINDS, strict=True))[name]
+  nets = victims.variables(str(_FOLDER / "nets.npz"), eps=0.3)
+  return victims.bind(nets[kind])
 
 
 def examples(num_examples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,9 +42,4 @@ def examples(num_examples: int) -> tuple[np.ndarray, np.ndarray]:
 def results(net_name: str, run: str | None = None) -> dict[str, np.ndarray]:
   """What was recorded of a net, or of a run against it, by column."""
   prefix = net_name if run is None else f"{net_name}/{run}"
-  with np.load(_FOLDER / "results.npz") as file:
-    return {
-      path.removeprefix(f"{prefix}/"): file[path]
-      for path in file.files
-      if path.rpartition("/")[0] == prefix
-    }
+  return recorded.columns(_FOLDER, prefix)

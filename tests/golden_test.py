@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import recorded
 from jaxadv import attacks, balls, engine, evaluation
 from tests import golden
 
@@ -62,3 +63,41 @@ def test_pgd_agrees_with_four_libraries():
   robust = 1 - _pgd_40("adv", 512).mean()
   assert 0.820 - 0.015 <= robust <= 0.838 + 0.015
   assert _pgd_40("nat", 512).mean() == 1.0
+
+
+def _compared(net: str, name: str, num_examples: int) -> tuple[float, float]:
+  """The scores of a recorded run on the first examples: ours and theirs."""
+  run, (x, labels) = recorded.RUNS[name], golden.examples(num_examples)
+  theirs = golden.results(net, name)
+  right = golden.results(net)["clean_correct"][:num_examples]
+  record = engine.craft(
+    run.attack_fn(), golden.net(net), _KEY, x, labels, progress=False
+  )
+  success = recorded.broken(run, x, record)
+  distance = run.norm or "linf"
+  return (
+    recorded.score(run, right, success, record.distance[distance]),
+    recorded.score(
+      run,
+      right,
+      theirs["success"][:num_examples],
+      theirs[distance][:num_examples],
+    ),
+  )
+
+
+_PAIRS = [
+  pytest.param(net, name, id=f"{net}-{name}")
+  for name, run in recorded.RUNS.items()
+  for net in run.nets
+]
+
+
+@pytest.mark.parametrize(("net", "name"), _PAIRS)
+def test_agrees_with_the_recorded_run(net, name):
+  """On 100 images; two of them may fall differently by chance."""
+  ours, theirs = _compared(net, name, 100)
+  if recorded.RUNS[name].ball is None:
+    assert ours <= recorded.DISTANCE_FACTOR * theirs
+  else:
+    assert ours <= theirs + 0.02

@@ -1,4 +1,4 @@
-"""One PGD job through one library for PyTorch; started by `against.py`.
+"""One job through one library for PyTorch; started by `against.py`.
 
 Runs in an environment of its own: it imports neither JAX nor jaxadv. Reads the
 job from an `.npz` file and writes the seconds and the adversarial images to
@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+
+# Images that are attacked before the clock starts.
+_WARM_UP = 8
 
 
 class TwoConvNet(torch.nn.Module):
@@ -93,17 +96,57 @@ def art_pgd(net, job) -> Callable:
   return lambda x, y: torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
 
-LIBRARIES = {
+def torchattacks_autoattack(net, job) -> Callable:
+  """The port of AutoAttack in torchattacks, as it comes.
+
+  Its APGD and FAB take 10 steps where the authors' take 100.
+  """
+  import torchattacks
+
+  return torchattacks.AutoAttack(net, eps=float(job["eps"]), seed=0)
+
+
+def torchattacks_autoattack_100(net, job) -> Callable:
+  """The same four attacks with the authors' 100 steps."""
+  import torchattacks
+
+  eps = float(job["eps"])
+  common = {"eps": eps, "steps": 100, "n_restarts": 1, "seed": 0}
+  return torchattacks.MultiAttack(
+    [
+      torchattacks.APGD(net, **common),
+      torchattacks.APGDT(net, n_classes=10, **common),
+      torchattacks.FAB(net, n_classes=10, multi_targeted=True, **common),
+      torchattacks.Square(net, eps=eps, n_queries=5000, seed=0),
+    ]
+  )
+
+
+def authors_autoattack(net, job) -> Callable:
+  """The authors' own code."""
+  import autoattack
+
+  adversary = autoattack.AutoAttack(
+    net, norm="Linf", eps=float(job["eps"]), verbose=False, device="cpu", seed=0
+  )
+  size = int(job["batch_size"])
+  return lambda x, y: adversary.run_standard_evaluation(x, y, bs=size)
+
+
+JOBS = {
   "foolbox": foolbox_pgd,
   "torchattacks": torchattacks_pgd,
   "art": art_pgd,
+  "torchattacks AutoAttack": torchattacks_autoattack,
+  "torchattacks AutoAttack, 100 steps": torchattacks_autoattack_100,
+  "autoattack": authors_autoattack,
 }
 
 
 def main() -> None:
-  """Attacks the images in batches, after a first batch that is not timed."""
+  """Attacks the images in batches, after a few that are not timed."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("library", choices=LIBRARIES)
+  parser.add_argument("library", choices=JOBS)
   parser.add_argument("job", help="An .npz file to read.")
   parser.add_argument("result", help="An .npz file to write.")
   args = parser.parse_args()
@@ -112,11 +155,11 @@ def main() -> None:
   torch.manual_seed(0)
   net = TwoConvNet(job).eval()
   # Libraries that ask for the weights' gradients too pay for it: theirs.
-  attack = LIBRARIES[args.library](net, job)
+  attack = JOBS[args.library](net, job)
   x = torch.from_numpy(job["x"]).permute(0, 3, 1, 2).contiguous()
   label = torch.from_numpy(job["label"]).long()
   size = int(job["batch_size"])
-  attack(x[:size], label[:size])
+  attack(x[:_WARM_UP], label[:_WARM_UP])
   start = np.asarray([time.perf_counter(), time.process_time()])
   batches = zip(x.split(size), label.split(size), strict=True)
   x_adv = torch.cat([attack(*batch).detach() for batch in batches])
