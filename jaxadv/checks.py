@@ -78,6 +78,15 @@ def inputs(x: Any, within: tuple[float, float] | None, name: str = "x") -> None:
     )
 
 
+def images(x: Any, name: str = "x") -> None:
+  """Refuses inputs that are not images with their channels last."""
+  if x.ndim != 4:
+    raise ValueError(
+      f"{name} must hold images [B, H, W, C], got shape {x.shape}: reshape the "
+      f"inputs, and back inside the model"
+    )
+
+
 def labels(y: Any, num_classes: int | None, name: str = "y") -> None:
   """Refuses integer labels out of range; other targets pass unseen."""
   if isinstance(y, jax.core.Tracer):

@@ -106,6 +106,37 @@ def loss_and_gradient(
   return Answer(answer, per_row, jnp.where(jnp.isfinite(grad), grad, 0.0))
 
 
+def gradients(
+  logits_fn: types.LogitsFn,
+  losses_fn: Callable[[Array, types.PyTree], Array],
+  keys: Array,
+  x: Array,
+  y: types.PyTree,
+) -> Answer:
+  """Asks for several losses of each row and the gradient of each.
+
+  As `loss_and_gradient`, with `losses_fn` giving K losses of ONE example: one
+  forward pass and K backward passes.
+
+  Returns:
+    The outputs, the losses [B, K] and their gradients [B, K, ...].
+  """
+
+  def ask(x: Array):
+    answer = logits_fn(keys, x)
+    return loss(losses_fn, answer, y), answer
+
+  values, pull_back, answer = jax.vjp(ask, x, has_aux=True)
+  _overhear(logits_fn, answer)
+
+  def row_grads(one_hot: Array) -> Array:
+    return pull_back(jnp.broadcast_to(one_hot[None], values.shape))[0]
+
+  one_hots = jnp.eye(values.shape[1], dtype=values.dtype)
+  grads = jax.vmap(row_grads, out_axes=1)(one_hots)
+  return Answer(answer, values, jnp.where(jnp.isfinite(grads), grads, 0.0))
+
+
 def jacobian(
   logits_fn: types.LogitsFn,
   keys: Array,

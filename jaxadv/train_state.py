@@ -31,12 +31,15 @@ class TrainState(train_state.TrainState):
       state that is restored goes on exactly as if it had never stopped.
     averaged: Exponential moving average of `variables`, or None.
     ema_decay: The decay of that average.
+    carry: What a way of training keeps from step to step beside the weights
+      (free training: the perturbation), or None.
   """
 
   batch_stats: Any
   key: Array
   averaged: Any = None
   ema_decay: float = struct.field(pytree_node=False, default=0.0)
+  carry: Any = None
 
   @property
   def variables(self) -> types.PyTree:

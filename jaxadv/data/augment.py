@@ -1,12 +1,15 @@
-"""Random crops and flips on the device: `(key, images) -> images`.
+"""Random changes of images on the device: `(key, images) -> images`.
 
-The augmentation of CIFAR training in K. He, X. Zhang, S. Ren and J. Sun, "Deep
-residual learning for image recognition", CVPR 2016, section 4.2. Each example
-has its own key. Leave the flip out where it changes the label, as for digits.
+Crops and flips are the augmentation of CIFAR training in K. He, X. Zhang, S.
+Ren and J. Sun, "Deep residual learning for image recognition", CVPR 2016,
+section 4.2. Each example has its own key. Leave the flip out where it changes
+the label, as for digits.
 """
 
 import jax
 import jax.numpy as jnp
+
+from jaxadv import checks
 
 
 def random_crop(
@@ -56,3 +59,32 @@ def random_crop_flip(
   key_crop, key_flip = jax.random.split(key)
   cropped = random_crop(key_crop, images, padding=padding)
   return random_flip(key_flip, cropped)
+
+
+def gaussian_noise(
+  key: jax.Array,
+  images: jax.Array,
+  *,
+  sigma: float,
+  bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> jax.Array:
+  """Adds `sigma * N(0, I)`, then clips.
+
+  Args:
+    key: one PRNG key.
+    images: `[B, ...]`.
+    sigma: standard deviation, in the units of the images.
+    bounds: the range of inputs, which attacks rely on; None clips nothing, as
+      training for randomised smoothing does (Cohen et al., 2019).
+
+  Raises:
+    ValueError: if `sigma` is negative.
+  """
+  checks.non_negative("sigma", sigma)
+
+  def noise(key, image):
+    return sigma * jax.random.normal(key, image.shape, image.dtype)
+
+  keys = jax.random.split(key, len(images))
+  noisy = images + jax.vmap(noise)(keys, images)
+  return noisy if bounds is None else jnp.clip(noisy, *bounds)

@@ -1,19 +1,24 @@
 """Adversarial training: one step, composed of parts.
 
     x_adv = attack(model, x, adversary_target(model, x, y))
-    minimise mean robust_loss(logits(x), logits(x_adv), y)
+    minimise mean robust_loss(logits(x), logits(x_adv), y) + regulariser
 
-A recipe of a paper is a choice of the parts, never a loop of its own. Two
-choices that implementations make silently are made here once:
+A recipe of a paper is a choice of the parts, never a loop of its own. Choices
+that implementations make silently are made here once:
 
 * The attack sees the evaluation view of the current weights: frozen batch
   statistics and no dropout. It runs outside `jax.grad`, so nothing is
   differentiated through it.
 * Batch statistics are updated by the forward passes of the loss alone, never by
-  the attack: with both branches by the clean one, then by the adversarial one.
+  the attack, a regulariser or a perturbation of the weights: with both branches
+  by the clean one, then by the adversarial one.
+* What changes from step to step (a radius that grows, a source that is drawn)
+  is a number that the caller computes from `state.step` and `state.key` and
+  builds the parts with; it compiles nothing anew.
 
 An attack of k steps makes a training step of exactly k + 1 gradients. Build it
-with `criterion=criteria.never`, so that every row spends the whole budget.
+with `criterion=criteria.never`, as `defences.adversaries` does, so that every
+row spends the whole budget.
 """
 
 from collections.abc import Callable
@@ -25,11 +30,23 @@ import jax.numpy as jnp
 from jaxadv import engine, losses, train_state, types
 
 Array = jax.Array
-# "image" [B, ...] in the bounds, "label": whatever the loss wants, B rows.
+# "image" [B, ...] in the bounds; "label" [B], or soft labels [B, C]; and
+# "target" where the loss wants something else than the label: any B rows.
 Batch = dict[str, Any]
 # What the attack is told about a batch: `(logits_fn, key, batch) -> y`.
 AdversaryTarget = Callable[[types.LogitsFn, Array, Batch], types.PyTree]
 Augment = Callable[[Array, Batch], Batch]
+# The training view of the current weights, `x[B, ...] -> logits[B, C]`: batch
+# statistics of `x` itself, and the same dropout at every call.
+View = Callable[[Array], Array]
+# A term of the loss that needs input gradients or pairs of inputs:
+# `(view, key, x[B, ...], label) -> []`.
+Regulariser = Callable[[View, Array, Array, Array], Array]
+# Where the gradient is taken: `(objective, key, params) -> params`, with
+# `objective(params) -> []` the loss of this batch.
+PerturbWeights = Callable[
+  [Callable[[types.PyTree], Array], Array, types.PyTree], types.PyTree
+]
 
 
 class RobustLoss(NamedTuple):
@@ -41,11 +58,14 @@ class RobustLoss(NamedTuple):
     clean: Whether it reads the clean logits.
     adversarial: Whether it reads the adversarial ones; else nothing is
       attacked.
+    target_fn: `(x, x_adv, y) -> y`: what `loss_fn` wants where that depends on
+      the perturbation of ONE example.
   """
 
   loss_fn: Callable[[Any, Any, types.PyTree], Array]
   clean: bool
   adversarial: bool
+  target_fn: Callable[[Array, Array, types.PyTree], types.PyTree] | None = None
 
 
 def _standard(clean_logits, adv_logits, y) -> Array:
@@ -71,13 +91,24 @@ def labels(logits_fn: types.LogitsFn, key: Array, batch: Batch) -> Array:
   return batch["label"]
 
 
+def predictions(logits_fn: types.LogitsFn, key: Array, batch: Batch) -> Array:
+  """The attack drives away from the model's own probabilities [B, C].
+
+  One more forward pass. For attacks that maximise `losses.kl_divergence`, as
+  that of TRADES does.
+  """
+  x = batch["image"]
+  return jax.nn.softmax(logits_fn(jax.random.split(key, len(x)), x))
+
+
 class Metrics(NamedTuple):
   """Means over the batch, before the update.
 
   Attributes:
-    loss: The robust loss [].
+    loss: The robust loss and the regulariser, at the weights where the gradient
+      was taken [].
     accuracy: Of the adversarial inputs, or of the clean ones where nothing is
-      attacked [].
+      attacked []; of soft labels the largest counts.
   """
 
   loss: Array
@@ -93,17 +124,22 @@ def train_step(
   attack: types.Attack | None = None,
   adversary_target: AdversaryTarget = labels,
   augment: Augment | None = None,
+  regulariser: Regulariser | None = None,
+  perturb_weights: PerturbWeights | None = None,
 ) -> tuple[train_state.TrainState, Metrics]:
   """One step of (adversarial) training; pure, so jit it and donate `state`.
 
   Args:
     state: Weights, optimiser and key.
-    batch: "image" [B, ...] and "label" [B].
+    batch: "image" [B, ...], "label" and, for some losses, "target".
     train_apply: The training view of the network.
     robust_loss: What to minimise.
     attack: Makes the adversarial branch, where the loss has one.
     adversary_target: What the attack is given as `y`.
     augment: `(key, batch) -> batch`, before anything else.
+    regulariser: Added to the loss; sees the clean inputs and their labels.
+    perturb_weights: Moves the weights to where the gradient is taken, which is
+      then applied to the weights as they were.
 
   Returns:
     The next state and the metrics of this batch.
@@ -111,21 +147,18 @@ def train_step(
   Raises:
     ValueError: the loss has an adversarial branch and there is no attack.
   """
-  keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
-  key_augment, key_target, key_attack, key_model = keys
+  keys = jax.random.split(jax.random.fold_in(state.key, state.step), 6)
+  key_augment, key_target, key_attack, key_model, key_term, key_weights = keys
   if augment is not None:
     batch = augment(key_augment, batch)
-  x, y = batch["image"], batch["label"]
+  x, y = batch["image"], loss_target(batch)
   x_adv = None
   if robust_loss.adversarial:
-    if attack is None:
-      raise ValueError(
-        "attack must be given: robust_loss has an adversarial branch; "
-        "`training.standard` has none"
-      )
     logits_fn = state.logits_fn()
     target = adversary_target(logits_fn, key_target, batch)
-    x_adv = engine.run(attack, logits_fn, key_attack, x, target)
+    x_adv = engine.run(_required(attack), logits_fn, key_attack, x, target)
+    if robust_loss.target_fn is not None:
+      y = jax.vmap(robust_loss.target_fn)(x, x_adv, y)
   branches = (x if robust_loss.clean else None, x_adv)
 
   def objective(params):
@@ -133,13 +166,46 @@ def train_step(
       train_apply, state, params, key_model, branches
     )
     loss = jnp.mean(jax.vmap(robust_loss.loss_fn)(clean, adv, y))
+    if regulariser is not None:
+      view = _view(train_apply, state, params, key_model)
+      loss = loss + regulariser(view, key_term, x, batch["label"])
     return loss, (clean if adv is None else adv, batch_stats)
 
+  params = state.params
+  if perturb_weights is not None:
+    params = perturb_weights(lambda p: objective(p)[0], key_weights, params)
   (loss, (logits, batch_stats)), grads = jax.value_and_grad(
     objective, has_aux=True
-  )(state.params)
-  accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
-  return state.update(grads, batch_stats), Metrics(loss, accuracy)
+  )(params)
+  metrics = Metrics(loss, accuracy(logits, batch["label"]))
+  return state.update(grads, batch_stats), metrics
+
+
+def loss_target(batch: Batch) -> types.PyTree:
+  """What the loss is given as `y`: the target, or else the label."""
+  return batch["target"] if "target" in batch else batch["label"]
+
+
+def _required(attack: types.Attack | None) -> types.Attack:
+  if attack is None:
+    raise ValueError(
+      "attack must be given: robust_loss has an adversarial branch; "
+      "`training.standard` has none"
+    )
+  return attack
+
+
+def accuracy(logits: Array, label: Array) -> Array:
+  """The share of right answers [].
+
+  Args:
+    logits: `[B, C]`, or `[B, K, C]` of K members, whose mean accuracy it is.
+    label: `[B]`, or soft labels `[B, C]`, of which the largest counts.
+  """
+  if label.ndim > 1:
+    label = jnp.argmax(label, axis=-1)
+  right = jax.vmap(lambda z, y: jnp.argmax(z, axis=-1) == y)(logits, label)
+  return jnp.mean(right)
 
 
 def _forward(train_apply, state, params, key, branches):
@@ -157,3 +223,10 @@ def _forward(train_apply, state, params, key, branches):
     )
     logits.append(answer)
   return *logits, batch_stats
+
+
+def _view(train_apply, state, params, key) -> View:
+  variables = state.replace(params=params).variables
+  # The dropout of the clean branch, whose pass the compiler then shares.
+  key = jax.random.fold_in(key, 0)
+  return lambda x: train_apply(variables, key, x)[0]

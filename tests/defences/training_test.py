@@ -179,11 +179,6 @@ def test_both_branches_update_statistics_clean_first():
   _assert_trees_equal(new.batch_stats, stats, rtol=1e-6)
 
 
-def _own_predictions(logits_fn, key, batch):
-  keys = jax.random.split(key, len(batch["image"]))
-  return jax.nn.softmax(logits_fn(keys, batch["image"]))
-
-
 def _consistency(clean, adv, y):
   smooth = losses.kl_divergence(adv, jax.nn.softmax(clean))
   return losses.cross_entropy(clean, y) + 6.0 * smooth
@@ -196,7 +191,7 @@ def test_an_adversary_of_soft_targets_fits():
     _batch(),
     robust_loss=loss,
     attack=_attack(2, loss_fn=losses.kl_divergence),
-    adversary_target=_own_predictions,
+    adversary_target=training.predictions,
   )
   assert np.isfinite(metrics.loss)
   changed = jax.tree.map(
@@ -205,6 +200,120 @@ def test_an_adversary_of_soft_targets_fits():
     _state().params,
   )
   assert all(jax.tree.leaves(changed))
+
+
+def test_the_target_is_what_the_loss_reads_and_the_label_what_is_attacked():
+  state, batch, attack = _state(), _batch(), _attack(2)
+  target = jax.nn.one_hot((batch["label"] + 1) % 3, 3)
+  _, metrics = _step(
+    state,
+    batch | {"target": target},
+    robust_loss=training.madry,
+    attack=attack,
+  )
+  key = jax.random.split(jax.random.fold_in(state.key, 0), 4)[2]
+  x_adv = engine.run(
+    attack, state.logits_fn(), key, batch["image"], batch["label"]
+  )
+  logits = _MODULE.apply(state.variables, x_adv)
+  expected = optax.softmax_cross_entropy(logits, target).mean()
+  np.testing.assert_allclose(metrics.loss, expected, rtol=1e-5)
+  right = np.argmax(logits, axis=-1) == batch["label"]
+  np.testing.assert_allclose(metrics.accuracy, right.mean(), rtol=1e-6)
+
+
+def test_a_target_may_depend_on_the_perturbation():
+  state, batch, attack = _state(), _batch(), _attack(2)
+  loss = training.RobustLoss(
+    lambda clean, adv, y: y,
+    clean=False,
+    adversarial=True,
+    target_fn=lambda x, x_adv, y: jnp.max(jnp.abs(x_adv - x)) + y,
+  )
+  _, metrics = _step(state, batch, robust_loss=loss, attack=attack)
+  key = jax.random.split(jax.random.fold_in(state.key, 0), 4)[2]
+  x_adv = engine.run(
+    attack, state.logits_fn(), key, batch["image"], batch["label"]
+  )
+  sizes = np.abs(x_adv - batch["image"]).max(axis=(1, 2, 3))
+  expected = np.mean(sizes + np.asarray(batch["label"]))
+  np.testing.assert_allclose(metrics.loss, expected, rtol=1e-5)
+
+
+def test_a_regulariser_joins_the_loss():
+  module, batch = _Normalised(), _batch()
+  state = _state(module)
+
+  def squeeze(view, key, x, label):
+    del key
+    return 0.3 * jnp.mean(jnp.square(view(x))) + 0.0 * jnp.sum(label)
+
+  new, metrics = _step(
+    state, batch, module, robust_loss=training.standard, regulariser=squeeze
+  )
+  apply_fn = train_state.train_apply(module)
+
+  @jax.jit
+  def by_hand(params):
+    logits, stats = apply_fn(
+      state.variables | {"params": params}, state.key, batch["image"]
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch["label"]
+    ).mean()
+    return loss + 0.3 * jnp.mean(jnp.square(logits)), stats
+
+  (loss, stats), grads = jax.value_and_grad(by_hand, has_aux=True)(state.params)
+  np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
+  expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
+  _assert_trees_equal(new.params, expected, rtol=1e-4, atol=1e-6)
+  # The regulariser's own pass leaves the statistics alone.
+  _assert_trees_equal(new.batch_stats, stats, rtol=1e-6)
+
+
+def test_perturbed_weights_lend_their_gradient_only():
+  state, batch = _state(), _batch()
+  seen = []
+
+  def move(objective, key, params):
+    del key
+    seen.append(objective(params).shape)
+    return jax.tree.map(lambda p: p + 0.1, params)
+
+  new, metrics = _step(
+    state, batch, robust_loss=training.standard, perturb_weights=move
+  )
+  assert seen == [()]
+
+  def objective(params):
+    logits = _MODULE.apply({"params": params}, batch["image"])
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch["label"]
+    ).mean()
+
+  moved = jax.tree.map(lambda p: p + 0.1, state.params)
+  loss, grads = jax.jit(jax.value_and_grad(objective))(moved)
+  np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
+  expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
+  _assert_trees_equal(new.params, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_predictions_are_those_of_the_evaluation_view():
+  state, batch = _state(), _batch()
+  found = training.predictions(state.logits_fn(), jax.random.key(0), batch)
+  expected = jax.nn.softmax(_MODULE.apply(state.variables, batch["image"]))
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_accuracy():
+  logits = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
+  assert float(training.accuracy(logits, jnp.array([0, 0, 0]))) == (
+    pytest.approx(2 / 3)
+  )
+  soft = jnp.array([[0.9, 0.1], [0.3, 0.7], [0.4, 0.6]])
+  assert float(training.accuracy(logits, soft)) == pytest.approx(2 / 3)
+  members = jnp.stack([logits, -logits], axis=1)
+  assert float(training.accuracy(members, jnp.array([0, 0, 0]))) == 0.5
 
 
 def test_augments_before_the_attack():
