@@ -35,6 +35,11 @@ def resembles(logits: Array, goal: Array) -> Array:
   return classified_as(logits, jnp.argmax(goal))
 
 
+def differs(logits: Array, clean: Array) -> Array:
+  """The largest logit is no longer where the output `clean` [C] is largest."""
+  return misclassified(logits, jnp.argmax(clean))
+
+
 def confidence_below(threshold: float) -> types.Criterion:
   """The probability of the label has fallen below `threshold`."""
   if not 0.0 < threshold <= 1.0:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import types
+from jaxadv import checks, types
 
 Array = jax.Array
 
@@ -48,6 +48,16 @@ def targeted_margin(logits: Array, target: Array) -> Array:
   return -margin(logits, target)
 
 
+def difference(logits: Array, y: tuple[Array, Array]) -> Array:
+  """`z_t - z_y`, the lead of the target; `y` is `(label, target)`.
+
+  Where it is positive the label has lost, if not to the target. On a linear
+  model it leads straight to the boundary between the two.
+  """
+  label, target = y
+  return logits[target] - logits[label]
+
+
 def dlr(logits: Array, label: Array) -> Array:
   """Difference of logits ratio (Croce and Hein, 2020).
 
@@ -68,18 +78,24 @@ def targeted_dlr(logits: Array, y: tuple[Array, Array]) -> Array:
   `z_(3)` alone, two the difference of the logits. Success against it is any
   misclassification, not the target.
   """
-  label, target = y
-  difference = logits[target] - logits[label]
   num_classes = logits.shape[-1]
   if num_classes < 3:
-    return difference
+    return difference(logits, y)
   top = jax.lax.top_k(logits, min(num_classes, 4))[0]
-  return difference / (top[0] - jnp.mean(top[2:]) + _TINY)
+  return difference(logits, y) / (top[0] - jnp.mean(top[2:]) + _TINY)
 
 
 def kl_divergence(logits: Array, probabilities: Array) -> Array:
   """`KL(p || softmax(logits))`; `y` is `p` [C] (TRADES: of the clean input)."""
   return optax.kl_divergence(jax.nn.log_softmax(logits), probabilities)
+
+
+def closeness(features: types.PyTree, guide: types.PyTree) -> Array:
+  """`-||y - f||^2 / 2` to the features `y` of a guide: arrays or pytrees."""
+  squares = jax.tree.map(
+    lambda f, y: jnp.sum(jnp.square(y - f)), features, guide
+  )
+  return -0.5 * jnp.sum(jnp.stack(jax.tree.leaves(squares)))
 
 
 def squared_error(
@@ -102,3 +118,43 @@ class _SquaredError:
 
   def __call__(self, logits: Array, goal: Array) -> Array:
     return -0.5 * jnp.sum(jnp.square(goal - self.outputs_fn(logits)))
+
+
+def jitter(*, scale: float = 10.0, noise: float = 0.1) -> types.LossFn:
+  """The Jitter loss (Schwinn et al., 2021); `y` is `(label, key)`.
+
+  `||softmax(scale * z / max |z|) + noise * n - one_hot(label)||_2`, with n
+  standard normal, drawn from the key: the scaled logits do not saturate, and
+  the noise makes successive gradients favour different classes. An attack
+  needs a fresh key in each step: `attacks.noisy_loss`, `attacks.jitter_pgd`.
+
+  The authors divide by the size of the perturbation once it has won, to make it
+  smaller; attacks of a fixed budget stop there instead.
+
+  Args:
+    scale: The largest magnitude among the scaled logits. 10 is the authors'.
+    noise: The standard deviation; 0.1 as in torchattacks (the authors choose
+      among 0.05 to 0.25 for each model).
+
+  Raises:
+    ValueError: `scale` is not positive or `noise` is negative.
+  """
+  checks.positive("scale", scale)
+  checks.non_negative("noise", noise)
+  return _Jitter(scale, noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Jitter:
+  scale: float
+  noise: float
+
+  def __call__(self, logits: Array, y: tuple[Array, Array]) -> Array:
+    label, key = y
+    # Indexed for the reason given in `margin`.
+    largest = jnp.abs(logits[jnp.argmax(jnp.abs(logits))])
+    scaled = self.scale * logits / jnp.where(largest > 0, largest, 1.0)
+    normal = jax.random.normal(key, logits.shape, logits.dtype)
+    jittered = jax.nn.softmax(scaled) + self.noise * normal
+    one_hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+    return jnp.linalg.norm(jittered - one_hot)

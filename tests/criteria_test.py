@@ -45,6 +45,12 @@ def test_resembles():
   assert not criteria.resembles(_Z, jnp.array([0.8, 0.1, 0.1]))
 
 
+def test_differs():
+  assert not criteria.differs(_Z, jnp.array([0.1, 0.8, 0.1]))
+  assert criteria.differs(_Z, jnp.array([0.8, 0.1, 0.1]))
+  assert not criteria.differs(_NAN, jnp.array([0.8, 0.1, 0.1]))
+
+
 def test_never():
   assert not criteria.never(_Z, 0)
   assert criteria.never(_Z, 0).dtype == bool

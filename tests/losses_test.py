@@ -128,3 +128,45 @@ def test_squared_error():
   # Equal, so that the program compiled for one serves the other.
   assert losses.squared_error() == losses.squared_error()
   assert losses.squared_error() != losses.squared_error(jax.nn.sigmoid)
+
+
+def test_difference():
+  z = jnp.asarray([1.0, 4.0, -2.0])
+  assert losses.difference(z, (1, 2)) == -6.0
+  assert losses.difference(z, (2, 0)) == 3.0
+
+
+def test_jitter_by_hand():
+  key = jax.random.key(0)
+  z = jnp.asarray([2.0, -4.0, 1.0])
+  # Scaled to 10 at most in magnitude: 5, -10, 2.5.
+  e = np.exp([5.0, -10.0, 2.5])
+  p = e / e.sum()
+  quiet = losses.jitter(noise=0.0)(z, (1, key))
+  np.testing.assert_allclose(
+    quiet, np.sqrt(p[0] ** 2 + (p[1] - 1) ** 2 + p[2] ** 2), rtol=1e-5
+  )
+  noise = 0.1 * np.asarray(jax.random.normal(key, (3,)))
+  np.testing.assert_allclose(
+    losses.jitter()(z, (1, key)),
+    np.linalg.norm(p + noise - np.array([0.0, 1.0, 0.0])),
+    rtol=1e-5,
+  )
+  assert losses.jitter()(z, (1, key)) != losses.jitter()(
+    z, (1, jax.random.key(1))
+  )
+
+
+def test_jitter_ignores_the_scale_and_bears_logits_of_zero():
+  z, y = jnp.asarray([2.0, -4.0, 1.0]), (0, jax.random.key(0))
+  loss_fn = losses.jitter()
+  np.testing.assert_allclose(loss_fn(1e6 * z, y), loss_fn(z, y), rtol=1e-5)
+  value, slope = jax.value_and_grad(loss_fn)(jnp.zeros(3), y)
+  assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+def test_jitter_refuses_senseless_options():
+  with pytest.raises(ValueError, match="scale must be > 0"):
+    losses.jitter(scale=-1.0)
+  with pytest.raises(ValueError, match="noise must be >= 0"):
+    losses.jitter(noise=-0.1)

@@ -7,6 +7,7 @@ ball x loss x criterion x step rule x start.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -142,8 +143,13 @@ def _step(
 
 
 def _project(ball, bounds, x: Array, delta: Array) -> Array:
+  return jax.vmap(functools.partial(inside, ball, bounds))(x, delta)
+
+
+def inside(ball: types.Ball, bounds: Bounds, x: Array, delta: Array) -> Array:
+  """ONE example, perturbed by what ball and bounds leave of `delta`."""
   low, high = bounds
-  delta = jax.vmap(ball.project_box)(delta, low - x, high - x)
+  delta = ball.project_box(delta, low - x, high - x)
   return jnp.clip(x + delta, low, high)
 
 
@@ -151,6 +157,14 @@ def at_input(key, x: Array, ball: types.Ball, bounds: Bounds) -> Array:
   """Starts at the clean input."""
   del key, ball, bounds
   return jnp.zeros_like(x)
+
+
+def at_centre(key, x: Array, ball: types.Ball, bounds: Bounds) -> Array:
+  """Starts amid the values that eps and the bounds leave each coordinate."""
+  del key
+  low, high = bounds
+  least = jnp.maximum(x - ball.eps, low)
+  return (least + jnp.minimum(x + ball.eps, high)) / 2 - x
 
 
 def in_ball(key, x: Array, ball: types.Ball, bounds: Bounds) -> Array:

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv.attacks import ascent, checkpoints
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
-Bounds = tuple[types.Scalar, types.Scalar]
 
 # The share of the new direction in a step; the rest is momentum.
 _NEW = 0.75
 
 
 class State(NamedTuple):
-  """The rows of an Auto-PGD (see `types.State`)."""
+  """The rows of an Auto-PGD (see `types.State`, `checkpoints`)."""
 
   x: Array
   y: types.PyTree
@@ -27,11 +27,11 @@ class State(NamedTuple):
   previous: Array  # The point before it.
   loss: Array  # The loss there.
   step_size: Array
-  checkpoint: Array  # The step that ends the period under way.
-  period: Array  # Its length in steps.
-  rises: Array  # Steps of the period that raised the loss.
-  halved: Array  # Whether the last checkpoint halved the step size.
-  checked_loss: Array  # `best_loss` at the last checkpoint.
+  checkpoint: Array
+  period: Array
+  rises: Array
+  halved: Array
+  checked_loss: Array
   best_loss: Array  # The loss at `x_adv`.
   best_grad: Array  # Its gradient there.
   x_adv: Array
@@ -46,7 +46,7 @@ def auto_pgd(
   rho: types.Scalar = 0.75,
   loss_fn: types.LossFn = losses.cross_entropy,
   criterion: types.Criterion = criteria.misclassified,
-  bounds: Bounds = (0.0, 1.0),
+  bounds: ascent.Bounds = (0.0, 1.0),
 ) -> types.Attack:
   """Auto-PGD: momentum, and a step size that halves when progress stalls.
 
@@ -56,12 +56,9 @@ def auto_pgd(
     z  <- P(x_k + step_size * steepest(grad L(x_k)))
     x_k+1 <- P(x_k + a * (z - x_k) + (1 - a) * (x_k - x_k-1))
 
-  `step_size` starts at 2 eps. The checkpoints end periods of
-  `max(int(0.22 n), 1)` steps, each period `max(int(0.03 n), 1)` shorter than
-  the one before but never below `max(int(0.06 n), 1)`, for `n = num_steps`. A
-  checkpoint halves the step size and returns to the best point and its gradient
-  where at most `rho` of the period's steps raised the loss, or where the
-  previous checkpoint did not halve and the best loss has not grown since.
+  `step_size` starts at 2 eps and halves where progress stalls, by the rule of
+  `attacks.checkpoints`; then the search returns to the best point and its
+  gradient.
 
   A row is done at the first point that meets the criterion. With
   `criteria.never` it maximises the loss: the result is the point of highest
@@ -75,10 +72,7 @@ def auto_pgd(
     multi_targeted(auto_pgd(ball, loss_fn=losses.targeted_dlr,
                             criterion=criteria.misclassified_pair))  # APGD-T
 
-  In the first period the reference code compares the loss of the first point
-  with 0 where the paper compares it with that of the start; this is the paper's
-  rule. The two differ only in losses that can be negative. For L1 balls there
-  is `auto_pgd_l1`.
+  For L1 balls there is `auto_pgd_l1`.
 
   Args:
     ball: The perturbation set, Linf or L2 in the paper.
@@ -118,25 +112,14 @@ def auto_pgd(
 def _init(ball, bounds, num_steps, keys, x, y) -> State:
   start = jax.vmap(functools.partial(_start, ball, bounds))(keys, x)
   no = jnp.zeros(len(x), bool)
-  zero = jnp.zeros(len(x), jnp.int32)
-  lowest = jnp.full(len(x), -jnp.inf, jnp.promote_types(x.dtype, jnp.float32))
-  period = zero + jnp.maximum(22 * num_steps // 100, 1)
   return State(
+    **checkpoints.start(x, num_steps, 2 * ball.eps),
     x=x,
     y=y,
     keys=keys,
-    step=zero,
+    step=jnp.zeros(len(x), jnp.int32),
     point=start,
     previous=start,
-    loss=-lowest,
-    step_size=jnp.full(len(x), 2 * ball.eps, x.dtype),
-    checkpoint=period,
-    period=period,
-    rises=zero,
-    # The second condition cannot hold at the first checkpoint.
-    halved=~no,
-    checked_loss=lowest,
-    best_loss=lowest,
     best_grad=jnp.zeros_like(x),
     x_adv=start,
     found=no,
@@ -149,7 +132,7 @@ def _start(ball, bounds, key, x: Array) -> Array:
   delta = ball.sample(key, x)
   size = ball.norm(delta)
   scale = jnp.where(size > 0, ball.eps / jnp.where(size > 0, size, 1.0), 0.0)
-  return _inside(ball, bounds, x, x + scale * delta)
+  return ascent.inside(ball, bounds, x, scale * delta)
 
 
 def _step(
@@ -164,9 +147,7 @@ def _step(
   loss = answer.loss.astype(state.loss.dtype)
   changes = jax.vmap(advance)(state, loss, answer.grad)
   changes["x_adv"] = oracles.choose(found, state.point, changes["x_adv"])
-  return state._replace(
-    **changes, step=state.step + 1, loss=loss, found=found, done=found
-  )
+  return state._replace(**changes, step=state.step + 1, found=found, done=found)
 
 
 def _advance(
@@ -176,40 +157,17 @@ def _advance(
   better = loss > state.best_loss
   best = jnp.where(better, state.point, state.x_adv)
   best_grad = jnp.where(better, grad, state.best_grad)
-  best_loss = jnp.where(better, loss, state.best_loss)
-  rises = state.rises + (loss > state.loss)
-  ends = state.step == state.checkpoint
-  stalled = rises <= rho * state.period
-  stuck = ~state.halved & (state.checked_loss >= best_loss)
-  halve = ends & (stalled | stuck)
-  step_size = jnp.where(halve, state.step_size / 2, state.step_size)
+  halve, progress = checkpoints.look(state, num_steps, rho, loss)
   point = jnp.where(halve, best, state.point)
   grad = jnp.where(halve, best_grad, grad)
-  shorter = jnp.maximum(
-    state.period - jnp.maximum(3 * num_steps // 100, 1),
-    jnp.maximum(6 * num_steps // 100, 1),
-  )
-  period = jnp.where(ends, shorter, state.period)
   new = jnp.where(state.step > 0, _NEW, 1.0)
-  uphill = point + step_size * ball.steepest(grad)
-  towards = _inside(ball, bounds, state.x, uphill) - point
+  inside = functools.partial(ascent.inside, ball, bounds, state.x)
+  uphill = point + progress["step_size"] * ball.steepest(grad)
+  towards = inside(uphill - state.x) - point
   moved = point + new * towards + (1 - new) * (point - state.previous)
-  return {
-    "point": _inside(ball, bounds, state.x, moved),
+  return progress | {
+    "point": inside(moved - state.x),
     "previous": point,
-    "step_size": step_size,
-    "checkpoint": state.checkpoint + jnp.where(ends, period, 0),
-    "period": period,
-    "rises": jnp.where(ends, 0, rises),
-    "halved": jnp.where(ends, halve, state.halved),
-    "checked_loss": jnp.where(ends, best_loss, state.checked_loss),
-    "best_loss": best_loss,
     "best_grad": best_grad,
     "x_adv": best,
   }
-
-
-def _inside(ball, bounds, x: Array, point: Array) -> Array:
-  low, high = bounds
-  delta = ball.project_box(point - x, low - x, high - x)
-  return jnp.clip(x + delta, low, high)

@@ -1,11 +1,16 @@
-"""`Attack -> Attack`: several rounds of a fixed-budget attack, expectations.
+"""`Attack -> Attack`: several rounds of an attack, expectations.
 
 A round that ends without success costs one more step, in which the model is
 asked about its result; so a combinator, too, makes one oracle call a step and
 its budget is exact.
+
+Rounds of an attack with a fixed budget end with the first success. Rounds of a
+minimum-norm attack, told by the `size_fn` that it minimises, all take place:
+the nearest of their successes is the result, and only one of size 0 ends them.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +20,8 @@ from jaxadv import checks, criteria, losses, oracles, types
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
+# The size of ONE perturbation: a norm of `norms`, or `balls.L0(0).norm`.
+SizeFn = Callable[[Array], Array]
 
 
 class State(NamedTuple):
@@ -27,7 +34,7 @@ class State(NamedTuple):
   step: Array  # Steps taken in this round.
   inner: Any
   targets: Array | None
-  best: Array  # The loss at `x_adv`.
+  best: Array  # The loss at `x_adv`, or minus its distance.
   x_adv: Array
   found: Array
   done: Array
@@ -39,8 +46,9 @@ def restarts(
   *,
   loss_fn: types.LossFn = losses.margin,
   criterion: types.Criterion = criteria.misclassified,
+  size_fn: SizeFn | None = None,
 ) -> types.Attack:
-  """Runs a fixed-budget attack from several keys; keeps the worst case.
+  """Runs an attack from several keys; keeps the worst case.
 
   A row is done with its first success; without one the round of greatest
   `loss_fn` is kept. Costs `num_restarts * (attack.num_steps + 1)` steps at
@@ -51,12 +59,13 @@ def restarts(
     num_restarts: Rounds, at least 1.
     loss_fn: Ranks the rounds.
     criterion: Success, of the same `y` as the attack's.
+    size_fn: For minimum-norm attacks: keeps the nearest success instead.
 
   Raises:
     ValueError: `num_restarts` is below 1.
   """
   checks.num_steps(num_restarts, "num_restarts")
-  judge = (types.hashable(loss_fn), types.hashable(criterion))
+  judge = _judge(loss_fn, criterion, size_fn)
   return attack._replace(
     init=Partial(_init_restarts, attack),
     step=Partial(_step, attack, num_restarts, *judge),
@@ -70,6 +79,7 @@ def multi_targeted(
   *,
   loss_fn: types.LossFn = losses.margin,
   criterion: types.Criterion = criteria.misclassified,
+  size_fn: SizeFn | None = None,
 ) -> types.Attack:
   """Runs a targeted attack against each of the likeliest wrong classes.
 
@@ -77,13 +87,23 @@ def multi_targeted(
   round r aims at the r-th wrong one. Any misclassification is a success. 9
   targets are AutoAttack's.
 
+  Minimum-norm attacks by gradient steps (DDN, FMN, ALMA) head for the class
+  that is likeliest, which need not be the nearest. On a linear model this finds
+  the nearest:
+
+    multi_targeted(
+      fmn(norms.L2, loss_fn=losses.difference,
+          criterion=criteria.misclassified_pair),
+      size_fn=norms.L2)
+
   Args:
-    attack: A fixed-budget attack whose `y` is `(label, target)`, such as
+    attack: An attack whose `y` is `(label, target)`, such as
       `pgd(..., loss_fn=losses.targeted_dlr,
       criterion=criteria.misclassified_pair)`.
     num_targets: Rounds, at most the number of classes less one.
     loss_fn: Ranks rounds without success; of `(logits, label)`.
     criterion: Success; of `(logits, label)`.
+    size_fn: For minimum-norm attacks: keeps the nearest success.
 
   Raises:
     ValueError: `num_targets` is below 1, or too large for the model.
@@ -92,7 +112,7 @@ def multi_targeted(
   adversarial testing", 2019.
   """
   checks.num_steps(num_targets, "num_targets")
-  judge = (types.hashable(loss_fn), types.hashable(criterion))
+  judge = _judge(loss_fn, criterion, size_fn)
   return attack._replace(
     init=Partial(_init_targets, attack, types.Static(_Count(num_targets))),
     step=Partial(_step, attack, num_targets, *judge),
@@ -158,37 +178,69 @@ def _first_state(keys, x, y, inner, round_, targets) -> State:
   )
 
 
-def _step(attack, num_rounds, loss_fn, criterion, logits_fn, state) -> State:
+def _judge(loss_fn, criterion, size_fn) -> tuple:
+  size_fn = None if size_fn is None else types.hashable(size_fn)
+  return types.hashable(loss_fn), types.hashable(criterion), size_fn
+
+
+class _Verdict(NamedTuple):
+  better: Array  # Whether the result of the round is the best so far.
+  score: Array  # What makes it so.
+  struck: Array  # Whether the kernel's own point is a success already.
+  found: Array
+  over: Array  # Whether no further round can gain anything.
+
+
+def _step(
+  attack, num_rounds, loss_fn, criterion, size_fn, logits_fn, state
+) -> State:
   choosing = state.round < 0
   ended = choosing | state.inner.done | (state.step >= attack.num_steps)
   result = oracles.choose(choosing, state.x, state.inner.x_adv)
   model = oracles.Redirected(logits_fn, ended, result)
   inner = attack.step(model, state.inner)
-  loss = oracles.loss(loss_fn, model.heard, state.y)
   holds = oracles.satisfied(criterion, model.heard, state.y)
-  won = holds & ended
-  if state.targets is not None:
-    ranked = _likeliest_wrong(model.heard, state.y, state.targets.shape[1])
-    state = state._replace(
-      targets=oracles.choose(choosing, ranked, state.targets)
-    )
-  # A success on the way: the answer that ended the round has to confirm it.
-  struck = holds & inner.found & inner.done & ~ended
-  # The clean input, asked about for its targets, is a result only if it won.
-  better = ended & (won | ((loss > state.best) & ~choosing))
-  x_adv = oracles.choose(better, result, state.x_adv)
+  if size_fn is None:
+    loss = oracles.loss(loss_fn, model.heard, state.y)
+    verdict = _worst(state, choosing, ended, inner, loss, holds)
+  else:
+    verdict = _nearest(state, size_fn, result, holds & ended)
+  targets = state.targets
+  if targets is not None:
+    ranked = _likeliest_wrong(model.heard, state.y, targets.shape[1])
+    targets = oracles.choose(choosing, ranked, targets)
+  state = state._replace(targets=targets)
+  x_adv = oracles.choose(verdict.better, result, state.x_adv)
   round_ = state.round + ended
-  done = won | struck | (round_ >= num_rounds)
+  done = verdict.over | (round_ >= num_rounds)
   return state._replace(
     round=round_,
     step=jnp.where(ended, 0, state.step + 1),
     inner=_next_round(attack, state, round_, ended & ~done, inner),
-    best=jnp.where(better, loss, state.best),
-    x_adv=oracles.choose(struck, inner.x_adv, x_adv),
-    found=won | struck,
+    best=jnp.where(verdict.better, verdict.score, state.best),
+    x_adv=oracles.choose(verdict.struck, inner.x_adv, x_adv),
+    found=verdict.found,
     done=done,
-    targets=state.targets,
   )
+
+
+def _worst(state, choosing, ended, inner, loss, holds) -> _Verdict:
+  won = holds & ended
+  # A success on the way: the answer that ended the round has to confirm it.
+  struck = holds & inner.found & inner.done & ~ended
+  # The clean input, asked about for its targets, is a result only if it won.
+  better = ended & (won | ((loss > state.best) & ~choosing))
+  found = won | struck
+  return _Verdict(better, loss, struck, found, over=found)
+
+
+def _nearest(state, size_fn, result, won) -> _Verdict:
+  delta = result.astype(jnp.float32) - state.x.astype(jnp.float32)
+  size = jax.vmap(size_fn)(delta)
+  better = won & (-size > state.best)
+  nowhere = jnp.zeros_like(won)
+  found = state.found | won
+  return _Verdict(better, -size, nowhere, found, over=won & (size == 0))
 
 
 def _next_round(attack, state, round_, rows, inner):
