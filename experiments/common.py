@@ -20,10 +20,8 @@ from typing import Any
 import jax
 import optax
 from absl import flags
-from flax import linen as nn
 
-from experiments import checkpoints
-from jaxadv import balls, models, types
+from jaxadv import balls, types
 from jaxadv.data import augment
 from jaxadv.defences import training
 
@@ -32,45 +30,11 @@ PREEMPTED = 75
 # Flags that say where things are, not what is done.
 _PLACES = ("workdir", "data_dir")
 
-BALLS: dict[str, Callable[[float], types.Ball]] = {
+BALLS: dict[str, Callable[[types.Scalar], types.Ball]] = {
   "linf": balls.Linf,
   "l2": balls.L2,
   "l1": balls.L1,
 }
-
-# Means and standard deviations of the pixels of the training sets.
-_PIXELS = {
-  "digits": ((0.3053,), (0.3762,)),
-  "mnist": ((0.1307,), (0.3081,)),
-  "fashion_mnist": ((0.2860,), (0.3530,)),
-  "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-  "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-  "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-}
-
-# Name -> `(num_classes, mean, std)` -> network. The small ones take pixels as
-# they are.
-MODELS: dict[str, Callable[[int, tuple, tuple], nn.Module]] = {
-  "seed_network": lambda n, *_: models.seed_network().clone(num_classes=n),
-  "mlp": lambda n, *_: models.MLP(num_classes=n),
-  "madry_cnn": lambda n, *_: models.MadryCNN(num_classes=n),
-  "small_cnn": lambda n, *_: models.SmallCNN(num_classes=n),
-  "strided_cnn": lambda n, *_: models.StridedCNN(num_classes=n),
-  "preact_resnet18": lambda n, mean, std: models.PreActResNet(
-    num_classes=n, mean=mean, std=std
-  ),
-  "wide_resnet28_10": lambda n, mean, std: models.WideResNet(
-    num_classes=n, depth=28, mean=mean, std=std
-  ),
-  "wide_resnet34_10": lambda n, mean, std: models.WideResNet(
-    num_classes=n, depth=34, mean=mean, std=std
-  ),
-}
-
-
-def build_model(name: str, dataset: str, num_classes: int) -> nn.Module:
-  """The network of that name, normalised for the data set if it is one to."""
-  return MODELS[name](num_classes, *_PIXELS[dataset])
 
 
 def _cyclic(learning_rate: float, num_steps: int) -> optax.Schedule:
@@ -137,6 +101,21 @@ AUGMENTATIONS: dict[str, Callable[[int], training.Augment | None]] = {
   "crop": _on_images(augment.random_crop),
   "crop_flip": _on_images(augment.random_crop_flip),
 }
+
+
+def optimizer(
+  name: str,
+  learning_rate: optax.Schedule,
+  *,
+  momentum: float,
+  weight_decay: float,
+  accumulate: int,
+) -> optax.GradientTransformation:
+  """The optimiser of that name, which moves every `accumulate` steps."""
+  every = OPTIMIZERS[name](learning_rate, momentum, weight_decay)
+  if accumulate == 1:
+    return every
+  return optax.MultiSteps(every, accumulate).gradient_transformation()
 
 
 class Number(flags.ArgumentParser[float]):
@@ -253,34 +232,3 @@ def truncate_metrics(workdir: pathlib.Path, step: int) -> None:
       break
     kept.append(line + "\n")
   write_text(path, "".join(kept))
-
-
-def load_model(
-  model_dir: str | os.PathLike, which: str = "best"
-) -> tuple[types.LogitsFn, dict[str, Any]]:
-  """Loads a network that `experiments.train` has trained, or is training.
-
-  Args:
-    model_dir: Its `--workdir`.
-    which: "best", by validation, or "last".
-
-  Returns:
-    The bound model and what it was made for: `dataset`, `model`,
-    `num_classes`, `image_shape`.
-
-  Raises:
-    FileNotFoundError: there is no model yet.
-    ValueError: `which` is neither.
-  """
-  path = pathlib.Path(model_dir) / "model.json"
-  if not path.exists():
-    raise FileNotFoundError(
-      f"{path} is missing: train a model with `python -m experiments.train "
-      f"--workdir={model_dir}`"
-    )
-  info = json.loads(path.read_text())
-  module = build_model(info["model"], info["dataset"], info["num_classes"])
-  variables = checkpoints.restore_variables(
-    model_dir, module, info["image_shape"], which
-  )
-  return models.bind(module.apply, variables), info

@@ -101,6 +101,8 @@ class _Loop:
     self.started = time.monotonic() - meta["seconds"]
 
   def run(self, snapshot, step_fn, examples, schedule, stop, bar):
+    # A pytree, so that models it holds are arguments, not constants.
+    step_fn = jax.tree_util.Partial(step_fn)
     epoch = schedule.steps_per_epoch(examples)
     total = schedule.num_steps(examples)
     start = int(snapshot.state.step)
@@ -150,7 +152,7 @@ class _Loop:
       checkpoints.save(self.saver, snapshot)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+@functools.partial(jax.jit, donate_argnums=(1, 2))
 def _advance(step_fn: StepFn, state, totals, batch):
   state, metrics = step_fn(state, batch)
   return state, jax.tree.map(jnp.add, totals, metrics), metrics

@@ -1,34 +1,36 @@
-"""Trains a network, plainly or adversarially (Madry et al., 2018).
+"""Trains a network, plainly or with a defence.
 
-Digits, from nothing, in seconds; then a network that resists:
+Digits, from nothing, in seconds; then networks that resist:
 
   python -m experiments.train --workdir=/tmp/plain
   python -m experiments.train --workdir=/tmp/hard --defence=pgd
+  python -m experiments.train --workdir=/tmp/other --defence=trades --number=3
 
-Everything is kept under `--workdir`. Kill it at any moment and run the same
-command again: it goes on and ends with the same bits. The test set is looked at
-once, at the end, and never chooses anything.
+`recipes` is the table of defences. Everything is kept under `--workdir`. Kill
+it at any moment and run the same command again: it goes on and ends with the
+same bits. The test set is looked at once, at the end, and never chooses
+anything.
 """
 
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
+import optax
 from absl import app, flags, logging
 
-from experiments import checkpoints, common, fitting
-from jaxadv import (
-  attacks,
-  criteria,
-  data,
-  engine,
-  evaluation,
-  models,
-  train_state,
-  types,
+from experiments import (
+  checkpoints,
+  common,
+  fitting,
+  networks,
+  recipe_steps,
+  recipes,
+  training_report,
+  validation,
 )
-from jaxadv.defences import training
+from jaxadv import data, train_state
 
 _NUMBER = common.Number()
 _TEXT: flags.ArgumentSerializer = flags.ArgumentSerializer()
@@ -45,10 +47,40 @@ _DATA_DIR = flags.DEFINE_string(
   "Where data sets are; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
 )
 _MODEL = flags.DEFINE_enum(
-  "model", "mlp", list(common.MODELS), "Network; small_cnn needs 16 x 16."
+  "model", "mlp", list(networks.MODELS), "Network; small_cnn needs 16 x 16."
 )
 _DEFENCE = flags.DEFINE_enum(
-  "defence", "none", ["none", "pgd"], "How to train."
+  "defence", "none", list(recipes.RECIPES), "How to train."
+)
+_NUMBER_OF_DEFENCE = flags.DEFINE(
+  _NUMBER,
+  "number",
+  None,
+  "What the defence tunes, by default as in its paper: "
+  + "; ".join(
+    f"{name}: {recipe.meaning}, {recipe.number:g}"
+    for name, recipe in recipes.RECIPES.items()
+    if recipe.number is not None
+  ),
+  serializer=_TEXT,
+)
+_HELPER_DIRS = flags.DEFINE_list(
+  "helper_dirs",
+  [],
+  "Trained models: the teacher of distillation and ard, the static sources of "
+  "ensemble_at.",
+)
+_DTYPE = flags.DEFINE_enum(
+  "dtype",
+  "float32",
+  ["float32", "bfloat16"],
+  "Of the computation in training; weights and evaluation are float32.",
+)
+_ACCUMULATE = flags.DEFINE_integer(
+  "accumulate",
+  1,
+  "Batches whose gradients make one update of the weights.",
+  lower_bound=1,
 )
 _NORM = flags.DEFINE_enum(
   "norm", "linf", list(common.BALLS), "Norm of the threat model."
@@ -62,7 +94,7 @@ _EPS = flags.DEFINE(
   serializer=_TEXT,
 )
 _ATTACK_STEPS = flags.DEFINE_integer(
-  "attack_steps", 10, "PGD steps of training.", lower_bound=1
+  "attack_steps", 10, "Steps of multi-step attacks in training.", lower_bound=1
 )
 _ATTACK_STEP_SIZE = flags.DEFINE(
   _NUMBER,
@@ -141,100 +173,85 @@ flags.register_validator(
 )
 
 
-def _pgd(num_steps, step_size, criterion, share=1.0) -> types.Attack:
-  """PGD of `share` of the radius, in steps of as much of their length."""
-  if step_size is None:
-    step_size = 2.5 * _EPS.value / num_steps
-  return attacks.pgd(
-    common.BALLS[_NORM.value](share * _EPS.value),
-    num_steps=num_steps,
-    step_size=share * step_size,
-    criterion=criterion,
-  )
-
-
-def _step_fn(module, side: int, steps_per_epoch: int) -> fitting.StepFn:
-  apply_fn = train_state.train_apply(module)
-  augment = common.AUGMENTATIONS[_AUGMENT.value](side)
-  warmup_steps = max(1.0, _WARMUP_EPOCHS.value * steps_per_epoch)
-
-  def step(state, batch):
-    attack, robust_loss = None, training.standard
-    if _DEFENCE.value == "pgd":
-      attack = _pgd(
-        _ATTACK_STEPS.value,
-        _ATTACK_STEP_SIZE.value,
-        criteria.never,
-        jnp.minimum((state.step + 1) / warmup_steps, 1.0),
-      )
-      robust_loss = training.madry
-    return training.train_step(
-      state,
-      batch,
-      train_apply=apply_fn,
-      robust_loss=robust_loss,
-      attack=attack,
-      augment=augment,
-    )
-
-  return step
-
-
-def _judge(module, variables, examples, num_attacked: int) -> dict[str, float]:
-  """Clean accuracy of all, and PGD accuracy of the first `num_attacked`."""
-  logits_fn = models.bind(module.apply, variables)
-  key = jax.random.key(_SEED.value)
-  images, labels = data.unit(examples)
-  rows = slice(num_attacked)
-  with jax.default_matmul_precision("highest"):
-    wrong = evaluation.fooled(logits_fn, key, images, labels)
-    result = {"clean_accuracy": float(1.0 - wrong.mean())}
-    if num_attacked:
-      attack = _pgd(_EVAL_STEPS.value, None, criteria.misclassified)
-      record = engine.craft(
-        attack, logits_fn, key, images[rows], labels[rows], progress=False
-      )
-      summary = evaluation.summary(wrong[rows], [record.success])
-      result["pgd_accuracy"] = summary.robust_accuracy
-  return result
-
-
-def _validate_fn(module, examples: data.Examples) -> fitting.ValidateFn:
-  num_attacked = 0 if _DEFENCE.value == "none" else _NUM_VALIDATION.value
-
-  def validate(variables):
-    row = _judge(module, variables, examples, num_attacked)
-    score = row.get("pgd_accuracy", row["clean_accuracy"])
-    row = {f"validation_{name}": value for name, value in row.items()}
-    return row | {"score": score}
-
-  return validate
-
-
-def _results(module, end: checkpoints.Snapshot, test: data.Examples) -> dict:
-  results = {
-    "steps": int(end.state.step),
-    "seconds": round(end.meta["seconds"], 1),
-    "best_step": end.meta["best_step"],
-    "test_images_attacked": min(_NUM_TEST.value, len(test.labels)),
-  }
-  for which, variables in (
-    ("best", end.best),
-    ("last", end.state.eval_variables),
-  ):
-    row = _judge(module, variables, test, _NUM_TEST.value)
-    results |= {f"{which}_test_{name}": row[name] for name in row}
-  return results
-
-
 def _describe(dataset: data.Dataset) -> dict:
-  """What `common.load_model` needs to build the network again."""
+  """What `networks.load_model` needs to build the network again."""
   return {
     "dataset": _DATASET.value,
     "model": _MODEL.value,
+    "defence": _DEFENCE.value,
     "num_classes": dataset.num_classes,
     "image_shape": dataset.train.images.shape[1:],
   }
+
+
+def _plan(dataset: data.Dataset, schedule: fitting.Schedule):
+  """The recipe with all that the flags say about it."""
+  side = dataset.train.images.shape[1]
+  epoch = schedule.steps_per_epoch(dataset.train)
+  return recipe_steps.Training(
+    name=_DEFENCE.value,
+    ball=common.BALLS[_NORM.value],
+    eps=_EPS.value,
+    num_steps=_ATTACK_STEPS.value,
+    step_size=_ATTACK_STEP_SIZE.value,
+    number=_NUMBER_OF_DEFENCE.value,
+    num_classes=dataset.num_classes,
+    warmup_steps=_WARMUP_EPOCHS.value * epoch,
+    total_steps=schedule.num_steps(dataset.train),
+    augment=common.AUGMENTATIONS[_AUGMENT.value](side),
+  )
+
+
+def _helpers() -> recipes.Helpers:
+  needed = recipes.RECIPES[_DEFENCE.value].helpers
+  if len(_HELPER_DIRS.value) < needed:
+    raise SystemExit(
+      f"--defence={_DEFENCE.value} needs --helper_dirs with at least {needed} "
+      f"trained model, got {_HELPER_DIRS.value}"
+    )
+  return tuple(networks.load_model(path)[0] for path in _HELPER_DIRS.value)
+
+
+def _optimizer(plan: recipe_steps.Training) -> optax.GradientTransformation:
+  num_updates = max(1, plan.num_updates() // _ACCUMULATE.value)
+  return common.optimizer(
+    _OPTIMIZER.value,
+    common.SCHEDULES[_SCHEDULE.value](_LEARNING_RATE.value, num_updates),
+    momentum=_MOMENTUM.value,
+    weight_decay=_WEIGHT_DECAY.value,
+    accumulate=_ACCUMULATE.value,
+  )
+
+
+def _fit(
+  workdir: pathlib.Path,
+  dataset: data.Dataset,
+  exam: validation.Exam,
+  schedule: fitting.Schedule,
+  stop: Callable[[], bool],
+) -> checkpoints.Snapshot:
+  plan, helpers = exam.plan, _helpers()
+  module = networks.build_model(
+    _MODEL.value, dataset.name, dataset.num_classes, plan.name, _DTYPE.value
+  )
+  x = data.batch(dataset.train, range(_BATCH_SIZE.value))["image"]
+  state = train_state.create(
+    module,
+    _optimizer(plan),
+    jax.random.key(_SEED.value),
+    x[:1],
+    ema_decay=_EMA_DECAY.value,
+  )
+  num_attacked = 0 if plan.name == "none" else _NUM_VALIDATION.value
+  return fitting.fit(
+    workdir,
+    recipe_steps.start(plan, state, x),
+    recipe_steps.step_fn(plan, train_state.train_apply(module), helpers),
+    validation.validate_fn(exam, dataset.validation, num_attacked, workdir),
+    dataset.train,
+    schedule,
+    stop,
+  )
 
 
 def main(argv: list[str]) -> None:
@@ -253,37 +270,20 @@ def main(argv: list[str]) -> None:
   schedule = fitting.Schedule(
     _EPOCHS.value, _BATCH_SIZE.value, _SEED.value, _CHECKPOINT_EVERY.value
   )
-  module = common.build_model(_MODEL.value, dataset.name, dataset.num_classes)
-  learning_rate = common.SCHEDULES[_SCHEDULE.value](
-    _LEARNING_RATE.value, schedule.num_steps(dataset.train)
+  plan = _plan(dataset, schedule)
+  module = networks.build_model(
+    _MODEL.value, dataset.name, dataset.num_classes, plan.name
   )
-  state = train_state.create(
-    module,
-    common.OPTIMIZERS[_OPTIMIZER.value](
-      learning_rate, _MOMENTUM.value, _WEIGHT_DECAY.value
-    ),
-    jax.random.key(_SEED.value),
-    data.batch(dataset.train, [0])["image"],
-    ema_decay=_EMA_DECAY.value,
-  )
+  exam = validation.Exam(plan, module, _EVAL_STEPS.value, _SEED.value)
   try:
-    end = fitting.fit(
-      workdir,
-      state,
-      _step_fn(
-        module,
-        dataset.train.images.shape[1],
-        schedule.steps_per_epoch(dataset.train),
-      ),
-      _validate_fn(module, dataset.validation),
-      dataset.train,
-      schedule,
-      stop,
-    )
+    end = _fit(workdir, dataset, exam, schedule, stop)
   except fitting.Preempted as stopped:
     print(f"{stopped}; run the same command again to go on")
     sys.exit(common.PREEMPTED)
-  results = _results(module, end, dataset.test)
+  results = training_report.results(
+    exam, end, dataset.test, _NUM_TEST.value, _EPOCHS.value
+  )
+  training_report.write(workdir, results)
   common.write_json(workdir / "results.json", results)
   print(f"finished: {results}")
 

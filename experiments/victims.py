@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import common
+from experiments import networks
 from jaxadv import data, types
 
 
@@ -45,7 +45,7 @@ def load(
     FileNotFoundError: There is no such model, or no such data.
     ValueError: The data do not fit the model.
   """
-  logits_fn, info = common.load_model(model_dir, which)
+  logits_fn, info = networks.load_model(model_dir, which)
   loaded = data.load(dataset or info["dataset"], data_dir=data_dir)
   images, labels = data.unit(getattr(loaded, split))
   rows = slice(num_examples or None)

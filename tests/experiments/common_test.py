@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import common
+from experiments import common, networks
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ def test_refuses_what_is_no_number(text):
     common.Number().parse(text)
 
 
-@pytest.mark.parametrize("name", list(common.MODELS))
+@pytest.mark.parametrize("name", list(networks.MODELS))
 @pytest.mark.parametrize("dataset", ["mnist", "cifar100"])
 def test_builds_every_network(name, dataset):
   num_classes, shape = (10, (28, 28, 1))
   if dataset == "cifar100":
     num_classes, shape = (100, (32, 32, 3))
-  module = common.build_model(name, dataset, num_classes)
+  module = networks.build_model(name, dataset, num_classes)
   x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
   logits, _ = jax.eval_shape(
     lambda key, x: module.init_with_output(key, x), jax.random.key(0), x
@@ -146,7 +146,7 @@ def test_sigterm_is_noticed():
 
 def test_a_missing_model_is_explained(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"experiments\.train"):
-    common.load_model(tmp_path)
+    networks.load_model(tmp_path)
   info = {
     "dataset": "digits",
     "model": "mlp",
@@ -155,6 +155,6 @@ def test_a_missing_model_is_explained(tmp_path):
   }
   common.write_json(tmp_path / "model.json", info)
   with pytest.raises(FileNotFoundError, match="no checkpoint"):
-    common.load_model(tmp_path)
+    networks.load_model(tmp_path)
   with pytest.raises(ValueError, match="which='first'"):
-    common.load_model(tmp_path, "first")
+    networks.load_model(tmp_path, "first")

@@ -19,6 +19,7 @@ from experiments import (
   common,
   evaluation_report,
   fitting,
+  networks,
   remarks,
   scores,
   victims,
@@ -53,7 +54,7 @@ def _step_fn(module):
 def model_dir(tmp_path_factory):
   """A network after 30 steps: mostly right, and not robust."""
   place = tmp_path_factory.mktemp("model")
-  module = common.build_model("seed_network", "digits", 10)
+  module = networks.build_model("seed_network", "digits", 10)
   examples = data.load("digits").train
   state = train_state.create(
     module,

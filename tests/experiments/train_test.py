@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import common, fitting
+from experiments import common, fitting, networks
 from jaxadv import attacks, balls, criteria, data, models, train_state
 from jaxadv.defences import training
 
@@ -189,10 +189,11 @@ def test_script(tmp_path):
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["steps"] == results["best_step"] == 1
   assert 0.0 <= results["last_test_pgd_accuracy"] <= 1.0
-  logits_fn, info = common.load_model(tmp_path)
+  logits_fn, info = networks.load_model(tmp_path)
   assert info == {
     "dataset": "digits",
     "model": "mlp",
+    "defence": "pgd",
     "num_classes": 10,
     "image_shape": [8, 8, 1],
   }
@@ -241,7 +242,7 @@ def test_killed_and_terminated_runs_end_with_the_same_bits(tmp_path):
     assert (whole / name).read_bytes() == (parts / name).read_bytes()
   for which in ("best", "last"):
     weights = [
-      jax.tree.leaves(common.load_model(workdir, which)[0])
+      jax.tree.leaves(networks.load_model(workdir, which)[0])
       for workdir in (whole, parts)
     ]
     for a, b in zip(*weights, strict=True):
