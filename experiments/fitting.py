@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.progress
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import checkpoints, common
 from jaxadv import data, train_state, types
@@ -73,11 +74,20 @@ def fit(
   After every epoch: validation, a line of metrics.jsonl, the best variables so
   far (of equal scores the later), a checkpoint.
 
+  The rows of a batch are shared out over all local devices.
+
   Raises:
     FloatingPointError: the loss is not finite any more.
     Preempted: `stop` said so; everything is saved.
+    ValueError: a batch cannot be shared out evenly.
   """
+  if schedule.batch_size % len(jax.local_devices()):
+    raise ValueError(
+      f"batch_size={schedule.batch_size} must be a multiple of the "
+      f"{len(jax.local_devices())} devices that share its rows"
+    )
   nothing = training.Metrics(jnp.zeros(()), jnp.zeros(()))
+  state, nothing = jax.device_put((state, nothing), _everywhere())
   snapshot = checkpoints.Snapshot(
     state,
     nothing,
@@ -102,7 +112,7 @@ class _Loop:
 
   def run(self, snapshot, step_fn, examples, schedule, stop, bar):
     # A pytree, so that models it holds are arguments, not constants.
-    step_fn = jax.tree_util.Partial(step_fn)
+    step_fn = jax.device_put(jax.tree_util.Partial(step_fn), _everywhere())
     epoch = schedule.steps_per_epoch(examples)
     total = schedule.num_steps(examples)
     start = int(snapshot.state.step)
@@ -152,23 +162,39 @@ class _Loop:
       checkpoints.save(self.saver, snapshot)
 
 
+def _devices() -> Mesh:
+  return Mesh(np.asarray(jax.local_devices()), ("rows",))
+
+
+def _everywhere() -> NamedSharding:
+  """A copy on each device."""
+  return NamedSharding(_devices(), PartitionSpec())
+
+
 @functools.partial(jax.jit, donate_argnums=(1, 2))
 def _advance(step_fn: StepFn, state, totals, batch):
+  """One step, over all devices as over one: means are over the whole batch."""
   state, metrics = step_fn(state, batch)
-  return state, jax.tree.map(jnp.add, totals, metrics), metrics
+  after = state, jax.tree.map(jnp.add, totals, metrics), metrics
+  return jax.lax.with_sharding_constraint(after, _everywhere())
 
 
 def _numbered(
   examples: data.Examples, schedule: Schedule, start: int, total: int
 ) -> Iterator[tuple[int, training.Batch]]:
-  """The batches from step `start` on, with the number of steps then done."""
+  """The batches from step `start` on, with the number of steps then done.
+
+  Their rows are dealt out to the devices.
+  """
+  dealt = NamedSharding(_devices(), PartitionSpec("rows"))
   batches = data.train_batches(
     examples, schedule.batch_size, seed=schedule.seed, start_step=start
   )
   for step, batch in enumerate(
     itertools.islice(batches, total - start), start + 1
   ):
-    yield step, {"image": batch["image"], "label": batch["label"]}
+    rows = {"image": batch["image"], "label": batch["label"]}
+    yield step, jax.device_put(rows, dealt)
 
 
 def _line(step: int, row: dict[str, Any]) -> str:

@@ -168,6 +168,51 @@ def _python(*command):
   )
 
 
+_DEVICES = """
+import os, sys
+flag = "--xla_force_host_platform_device_count="
+os.environ["XLA_FLAGS"] = flag + sys.argv[1]
+import jax, numpy as np, optax
+from experiments import fitting
+from jaxadv import attacks, balls, criteria, data, models, train_state
+from jaxadv.defences import training
+
+module = models.StridedCNN()
+examples = data.first(data.load("digits").train, 96)
+attack = attacks.pgd(
+  balls.Linf(0.1), num_steps=2, step_size=0.1, criterion=criteria.never
+)
+step_fn = lambda state, batch: training.train_step(
+  state, batch, train_apply=train_state.train_apply(module),
+  robust_loss=training.madry, attack=attack,
+)
+x = data.batch(examples, [0])["image"]
+state = train_state.create(module, optax.sgd(0.1), jax.random.key(0), x)
+end = fitting.fit(
+  __import__("pathlib").Path(sys.argv[2]), state, step_fn,
+  lambda variables: {"score": 0.0}, examples,
+  fitting.Schedule(num_epochs=2, batch_size=int(sys.argv[3]), seed=0),
+)
+leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(end.state.params)]
+np.savez(sys.argv[2] + "/weights.npz", *leaves)
+"""
+
+
+def test_devices_share_the_rows_of_a_batch(tmp_path):
+  weights = []
+  for number in (1, 4):
+    place = tmp_path / str(number)
+    place.mkdir()
+    run = _python("-c", _DEVICES, str(number), str(place), "32")
+    assert run.returncode == 0, run.stderr
+    with np.load(place / "weights.npz") as file:
+      weights.append([file[name] for name in file.files])
+  for one, four in zip(*weights, strict=True):
+    np.testing.assert_allclose(one, four, atol=1e-4)
+  run = _python("-c", _DEVICES, "4", str(tmp_path), "33")
+  assert "batch_size=33 must be a multiple of the 4 devices" in run.stderr
+
+
 def test_script(tmp_path):
   place, one = f"--workdir={tmp_path}", "--epochs=1"
   session = [
