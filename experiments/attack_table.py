@@ -179,6 +179,12 @@ ATTACKS: dict[str, Entry] = {
     lambda ball, s: attacks.basic_iterative(ball, **_steps(ball, s))
   ),
   "pgd": Entry(pgd),
+  # The whole budget, for examples that are to fool other models too.
+  "pgd_full": Entry(
+    lambda ball, s: attacks.pgd(
+      ball, criterion=criteria.never, **_steps(ball, s)
+    )
+  ),
   "pgd_margin": Entry(
     lambda ball, s: attacks.pgd(ball, loss_fn=losses.margin, **_steps(ball, s))
   ),

@@ -1,7 +1,7 @@
 """The page about one or several models under the same attacks."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ def write(
   title: str,
   outcomes: Outcomes,
   found: Mapping[str, scores.Numbers],
+  *,
+  opening: Sequence[page.Section] = (),
 ) -> None:
   """Writes one self-contained HTML page.
 
@@ -29,9 +31,11 @@ def write(
     title: Of the page.
     outcomes: By the name of the model.
     found: The numbers of each, as `scores.numbers` gives them.
+    opening: What comes before all else.
   """
   first = next(iter(found.values()))
   sections = [
+    *opening,
     _tables(found),
     *_curve(outcomes, found, first["norm"]),
     *_distances(outcomes, first["norm"]),

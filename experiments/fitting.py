@@ -92,7 +92,7 @@ def fit(
     state,
     nothing,
     checkpoints.host_copy(state.eval_variables),
-    {"best_step": 0, "best_score": -1.0, "seconds": 0.0},
+    {"best_step": 0, "best_score": -1.0, "seconds": 0.0, "epoch_seconds": []},
   )
   with checkpoints.manager(workdir) as saver, _progress_bar() as bar:
     snapshot = checkpoints.restore(saver, snapshot) or snapshot
@@ -109,6 +109,7 @@ class _Loop:
     self.saver = saver
     self.validate = validate
     self.started = time.monotonic() - meta["seconds"]
+    self.epoch_started = time.monotonic()
 
   def run(self, snapshot, step_fn, examples, schedule, stop, bar):
     # A pytree, so that models it holds are arguments, not constants.
@@ -129,6 +130,7 @@ class _Loop:
         snapshot = self.end_of_epoch(snapshot, epoch, bar)
         totals = snapshot.totals
         self.save(snapshot)
+        self.epoch_started = time.monotonic()
       elif schedule.checkpoint_every and step % schedule.checkpoint_every == 0:
         self.save(snapshot)
       if step < total and stop():
@@ -144,12 +146,14 @@ class _Loop:
       raise FloatingPointError(
         f"the loss is {means.loss} at step {step}: lower --learning_rate"
       )
+    seconds = time.monotonic() - self.epoch_started
     row = {"train_loss": means.loss, "train_accuracy": means.accuracy}
     row |= self.validate(snapshot.state.eval_variables)
     score = row.pop("score")
     common.append_metrics(self.workdir, step, row)
     bar.console.print(_line(step, row))
     meta, best = snapshot.meta, snapshot.best
+    meta = meta | {"epoch_seconds": [*meta.get("epoch_seconds", []), seconds]}
     if score >= meta["best_score"]:
       meta = meta | {"best_step": step, "best_score": score}
       best = checkpoints.host_copy(snapshot.state.eval_variables)

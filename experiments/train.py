@@ -8,8 +8,7 @@ Digits, from nothing, in seconds; then networks that resist:
 
 `recipes` is the table of defences. Everything is kept under `--workdir`. Kill
 it at any moment and run the same command again: it goes on and ends with the
-same bits. The test set is looked at once, at the end, and never chooses
-anything.
+same bits. The test set is looked at once, at the end, and chooses nothing.
 """
 
 import pathlib
@@ -153,6 +152,12 @@ _EVAL_STEPS = flags.DEFINE_integer(
   "PGD steps of validation and test, each of 2.5 eps / their number.",
   lower_bound=1,
 )
+_NUM_TRAIN = flags.DEFINE_integer(
+  "num_train",
+  0,
+  "Train on the first so many images only, to try things out; 0 for all.",
+  lower_bound=0,
+)
 _NUM_VALIDATION = flags.DEFINE_integer(
   "num_validation", 500, "Most validation images to attack.", lower_bound=1
 )
@@ -266,6 +271,9 @@ def main(argv: list[str]) -> None:
   stop = common.on_sigterm()
   common.setup()
   dataset = data.load(_DATASET.value, data_dir=_DATA_DIR.value)
+  if _NUM_TRAIN.value:
+    few = data.first(dataset.train, _NUM_TRAIN.value)
+    dataset = dataset._replace(train=few)
   common.write_json(workdir / "model.json", _describe(dataset))
   schedule = fitting.Schedule(
     _EPOCHS.value, _BATCH_SIZE.value, _SEED.value, _CHECKPOINT_EVERY.value

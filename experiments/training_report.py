@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import statistics
 from typing import Any
 
 from experiments import checkpoints, validation
@@ -22,6 +23,8 @@ def results(
     "steps": int(end.state.step),
     "epochs": num_epochs,
     "seconds": round(end.meta["seconds"], 1),
+    # Without validation; the median, for the first compiles.
+    "seconds_per_epoch": statistics.median(end.meta["epoch_seconds"]),
     "best_step": end.meta["best_step"],
     "test_images_attacked": min(num_attacked, len(test.labels)),
   }
