@@ -91,6 +91,11 @@ def _fmn(norm: norms.Norm) -> Callable[[], Attack]:
   return lambda: attacks.fmn(norm, num_steps=1000)
 
 
+def _carlini_wagner() -> Attack:
+  plan = attacks.binary_search.Plan(9, 1000, abort_early=False)
+  return attacks.carlini_wagner(plan=plan)
+
+
 RUNS: Mapping[str, Run] = _fixed_budgets() | {
   "deepfool-l2": Run(lambda: attacks.deepfool(norms.L2), norm="l2"),
   "deepfool-linf": Run(lambda: attacks.deepfool(norms.Linf), norm="linf"),
@@ -100,6 +105,7 @@ RUNS: Mapping[str, Run] = _fixed_budgets() | {
   "fmn-l1-1000": Run(_fmn(norms.L1), norm="l1"),
   "fmn-l0-1000": Run(lambda: attacks.fmn_l0(num_steps=1000), norm="l0"),
   "alma-l2-1000": Run(lambda: attacks.alma(norms.L2), norm="l2"),
+  "cw-l2-9x1000": Run(_carlini_wagner, norm="l2"),
 }
 
 

@@ -86,8 +86,14 @@ def _compared(net: str, name: str, num_examples: int) -> tuple[float, float]:
   )
 
 
+_LONG = ("cw-l2-9x1000",)
 _PAIRS = [
-  pytest.param(net, name, id=f"{net}-{name}")
+  pytest.param(
+    net,
+    name,
+    id=f"{net}-{name}",
+    marks=pytest.mark.slow if name in _LONG else [],
+  )
   for name, run in recorded.RUNS.items()
   for net in run.nets
 ]
