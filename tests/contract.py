@@ -88,6 +88,10 @@ def goal(labels):
   return jax.nn.one_hot(target(labels), CLASSES)
 
 
+def clean_output(labels):
+  return 0.9 * jax.nn.one_hot(labels, CLASSES) + 0.1 / CLASSES
+
+
 @functools.cache
 def examples() -> tuple[np.ndarray, np.ndarray]:
   """Inputs that touch the bounds; the last two are wrong from the start."""

@@ -40,6 +40,22 @@ def test_loss_and_gradient_are_those_of_each_row():
     )
 
 
+def _margin_and_cross_entropy(logits, y):
+  return jnp.stack([losses.margin(logits, y), losses.cross_entropy(logits, y)])
+
+
+def test_several_losses_have_the_gradients_of_each_alone():
+  for logits_fn in (_linear(), oracles.Sampled(_linear(), 2)):
+    both = oracles.gradients(
+      logits_fn, _margin_and_cross_entropy, _KEYS, _X, _Y
+    )
+    assert both.grad.shape == (3, 2, *_X.shape[1:])
+    for k, loss_fn in enumerate((losses.margin, losses.cross_entropy)):
+      one = oracles.loss_and_gradient(logits_fn, loss_fn, _KEYS, _X, _Y)
+      np.testing.assert_allclose(both.loss[:, k], one.loss, rtol=1e-6)
+      np.testing.assert_allclose(both.grad[:, k], one.grad, atol=1e-6)
+
+
 def _half_nan(variables, x):
   flat = x.reshape(len(x), -1)
   return variables * jnp.stack([jnp.sqrt(flat[:, 0] * 0), flat[:, 1]], axis=1)

@@ -60,7 +60,8 @@ def ddn(
   gradient of exactly zero is replaced by a random direction. The nearest point
   that won is the result; a row without one keeps its clean input, and a row
   that wins there is done with the first step. Nothing is rounded to the 256
-  levels of an image, as adv-lib does by default.
+  levels of an image, as adv-lib does by default. It heads for the likeliest
+  class; where another is nearer, `multi_targeted` finds it.
 
   `num_steps` gradients per row: the model is not asked about what the last one
   leads to. 100 steps, gamma 0.05 and radius 1 are adv-lib's.

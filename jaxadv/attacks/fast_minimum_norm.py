@@ -13,6 +13,9 @@ a row without one keeps its clean input, and a row that wins there is done with
 the first step. `num_steps` gradients per row: the model is not asked about what
 the last one leads to.
 
+All head for the likeliest class, as in the paper; where another is nearer,
+`multi_targeted` finds it.
+
 The step sizes (1 to 0.01) and rates (0.05 to 0.001) are those of adv-lib, and
 so is the loss, the margin. It has to be positive just where the criterion holds
 for the distance to the boundary to mean anything.
