@@ -156,15 +156,30 @@ def _of_autoattack(name: str) -> Entry:
 _NORMS = {balls.Linf: norms.Linf, balls.L2: norms.L2, balls.L1: norms.L1}
 
 
-def _nearest(make: Callable[..., types.Attack], *of_balls: type) -> Entry:
-  """A minimum-norm attack; without balls it is told the norm, of any."""
+def _nearest(make: Callable[..., types.Attack], ball: type) -> Entry:
+  """A minimum-norm attack of one norm."""
+  return _nearest_of(lambda norm, **steps: make(**steps), ball)
+
+
+def _nearest_of(make: Callable[..., types.Attack], *of_balls: type) -> Entry:
+  """A minimum-norm attack that is told the norm; of any, if none is named."""
 
   def built(ball: types.Ball, settings: Settings) -> types.Attack:
     steps = settings.num_steps
     chosen = {} if steps is None else {"num_steps": steps}
-    return make(*(() if of_balls else (_NORMS[type(ball)],)), **chosen)
+    return make(_NORMS[type(ball)], **chosen)
 
   return Entry(built, reach=Reach.NEAREST, balls=of_balls or tuple(_NORMS))
+
+
+def _searched(make: Callable[..., types.Attack]) -> Callable:
+  """One that searches for a constant: 9 times, of 1,000 steps by default."""
+
+  def built(num_steps: int = 1000) -> types.Attack:
+    plan = attacks.binary_search.Plan(num_searches=9, num_steps=num_steps)
+    return make(plan=plan)
+
+  return built
 
 
 def pgd(ball: types.Ball, settings: Settings) -> types.Attack:
@@ -209,10 +224,16 @@ ATTACKS: dict[str, Entry] = {
   "apgd_t": _of_autoattack("apgd_t"),
   "fab_t": _of_autoattack("fab_t"),
   "square": _of_autoattack("square"),
-  "deepfool": _nearest(attacks.deepfool),
-  "fmn": _nearest(attacks.fmn),
+  "deepfool": _nearest_of(attacks.deepfool),
+  "fmn": _nearest_of(attacks.fmn),
   "ddn": _nearest(attacks.ddn, balls.L2),
   "alma": _nearest(functools.partial(attacks.alma, norms.L2), balls.L2),
+  "brendel_bethge": _nearest_of(attacks.brendel_bethge, balls.Linf, balls.L2),
+  "carlini_wagner": _nearest(_searched(attacks.carlini_wagner), balls.L2),
+  "elastic_net": _nearest(
+    _searched(functools.partial(attacks.elastic_net, rule=attacks.least_l1)),
+    balls.L1,
+  ),
   "goal_image": Entry(
     _goal_image, random_goals, criteria.resembles, Reach.ANYWHERE
   ),
