@@ -8,7 +8,6 @@ is finished under `--workdir` is not done again.
 """
 
 import pathlib
-import subprocess
 import sys
 
 import jax
@@ -21,6 +20,7 @@ from experiments import (
   common,
   evaluation_report,
   scores,
+  trainings,
   victims,
 )
 from jaxadv import balls, engine
@@ -39,22 +39,13 @@ _SLOTS = 8
 _DEFENCES = {"standard": "none", "hardened": "pgd"}
 
 
-def _train(model_dir: pathlib.Path, defence: str) -> None:
-  command = [
-    "-m",
-    "experiments.train",
-    f"--workdir={model_dir}",
+def _train_flags(defence: str) -> list[str]:
+  return [
     f"--defence={defence}",
     f"--eps={_EPS}",
     f"--epochs={_EPOCHS.value}",
     "--batch_size=64",
   ]
-  print("\n$ python", *command, flush=True)
-  code = subprocess.run([sys.executable, *command], check=False).returncode
-  if code == common.PREEMPTED:
-    sys.exit(code)
-  if code:
-    sys.exit(f"the training failed; delete {model_dir} to start it afresh")
 
 
 def _plan(victim: victims.Victim) -> assessment.Plan:
@@ -83,7 +74,7 @@ def main(argv: list[str]) -> None:
   workdir = pathlib.Path(_WORKDIR.value)
   outcomes, found = {}, {}
   for name, defence in _DEFENCES.items():
-    _train(workdir / "models" / name, defence)
+    trainings.train(workdir / "models" / name, _train_flags(defence), stop)
   print(f"\nattacks on both, up to {_EPS} per pixel", flush=True)
   for name in _DEFENCES:
     victim = victims.load(

@@ -159,7 +159,7 @@ def table(found: Numbers) -> tables.Table:
   rows = [
     [
       name,
-      plus_minus(row["accuracy"], row["interval"]),
+      _plus_minus(row["accuracy"], row["interval"]),
       remarks.percent(row["success"]),
       row["steps"],
       row["distance"],
@@ -233,8 +233,7 @@ def _rows(found: Numbers) -> dict[str, dict[str, Any]]:
   return rows
 
 
-def plus_minus(rate: float | None, interval: list[float]) -> str | None:
-  """A rate and half its interval, as tables show them."""
+def _plus_minus(rate: float | None, interval: list[float]) -> str | None:
   if rate is None:
     return None
   return f"{100 * rate:.1f} ± {50 * (interval[1] - interval[0]):.1f} %"

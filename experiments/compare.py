@@ -1,0 +1,259 @@
+r"""Trains or loads defences and compares them in one honest table.
+
+  python -m experiments.compare --workdir=/tmp/compared --eps=0.2 \
+    --defences=none,pgd,distillation --train_flags="--epochs=20"
+  python -m experiments.compare --workdir=/tmp/others \
+    --model_dirs=/tmp/plain,/tmp/hard
+
+Each model meets FGSM, PGD, AutoAttack and the inputs that PGD made on another
+model. Everything is kept under `--workdir`: `models/` (what was trained),
+`attacked/` and `transfer/` (records), `report.html`, and last `results.json`.
+Kill it at any moment and run the same command again: it goes on.
+"""
+
+import json
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from experiments import (
+  assessment,
+  attack_table,
+  common,
+  comparison,
+  evaluation_report,
+  recipes,
+  remarks,
+  scores,
+  trainings,
+  victims,
+)
+from jaxadv import engine
+from jaxadv.report import page, tables
+
+_NUMBER = common.Number()
+_TEXT: flags.ArgumentSerializer = flags.ArgumentSerializer()
+# Whose model helps the defences that need one: trained first, and shown only
+# where it is named itself. A robust teacher for ARD, as in its paper.
+HELPERS = {"distillation": "teacher", "ard": "trades", "ensemble_at": "none"}
+# Flags of the training that differ from model to model.
+_PER_MODEL = ("workdir", "defence", "number", "helper_dirs")
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of this run.", required=True
+)
+_DEFENCES = flags.DEFINE_list(
+  "defences",
+  [],
+  f"Defences to train, of {', '.join(recipes.RECIPES)}. Those that need a "
+  "helper get one, trained first: "
+  + ", ".join(f"{helper} for {name}" for name, helper in HELPERS.items()),
+)
+_TRAIN_FLAGS = flags.DEFINE_string(
+  "train_flags",
+  "",
+  "Flags of experiments.train for all of them, such as '--epochs=3 "
+  "--dataset=mnist'. norm, eps, seed and data_dir are those of this run, "
+  "unless named here.",
+)
+_MODEL_DIRS = flags.DEFINE_list(
+  "model_dirs", [], "The --workdir of trained models, for a row each."
+)
+_TRANSFER_FROM = flags.DEFINE_string(
+  "transfer_from",
+  None,
+  "The --workdir of the model on which the black-box attack makes its inputs; "
+  "by default the first of the table.",
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir",
+  None,
+  "Where data sets are; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
+)
+_NORM = flags.DEFINE_enum(
+  "norm", "linf", list(common.BALLS), "Norm of the threat model."
+)
+_EPS = flags.DEFINE(
+  _NUMBER,
+  "eps",
+  0.2,
+  "Radius of the threat model, of inputs in [0, 1]; usual are 0.3 for MNIST "
+  "and 8/255 for CIFAR-10.",
+  serializer=_TEXT,
+)
+_NUM_STEPS = flags.DEFINE_integer(
+  "num_steps", 40, "Of PGD, each of 2.5 eps / their number.", lower_bound=1
+)
+_NUM_EXAMPLES = flags.DEFINE_integer(
+  "num_examples",
+  1000,
+  "Most test images to attack, the first; 0 for all.",
+  lower_bound=0,
+)
+_SLOTS = flags.DEFINE_integer(
+  "slots", 256, "Examples attacked at once on each device.", lower_bound=1
+)
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Seed.", lower_bound=0, upper_bound=2**31 - 1
+)
+
+flags.register_validator("eps", lambda value: value > 0, "must be > 0")
+
+
+@flags.multi_flags_validator(["defences", "model_dirs"])
+def _models_are_distinct(values: dict[str, Any]) -> bool:
+  names = values["defences"] + [_name(path) for path in values["model_dirs"]]
+  unknown = [name for name in values["defences"] if name not in recipes.RECIPES]
+  if unknown:
+    raise flags.ValidationError(
+      f"no defence {', '.join(unknown)}; choose from "
+      f"{', '.join(recipes.RECIPES)}"
+    )
+  if not names or len(set(names)) < len(names):
+    raise flags.ValidationError(
+      f"need at least one model and each name once, got {names}: a model is "
+      "called as its folder"
+    )
+  return True
+
+
+@flags.validator("train_flags")
+def _train_flags_are_for_all(value: str) -> bool:
+  given = {word.lstrip("-").partition("=")[0] for word in shlex.split(value)}
+  if named := sorted(given.intersection(_PER_MODEL)):
+    raise flags.ValidationError(
+      f"{', '.join(named)} differs from model to model: train that one with "
+      "experiments.train and name it in --model_dirs"
+    )
+  return True
+
+
+def _name(model_dir: str | pathlib.Path) -> str:
+  return pathlib.Path(model_dir).resolve().name
+
+
+def _train(defence: str, stop) -> pathlib.Path:
+  """The folder of the trained defence; its helper is trained before it."""
+  arguments = [
+    f"--defence={defence}",
+    f"--norm={_NORM.value}",
+    f"--eps={_EPS.value}",
+    f"--seed={_SEED.value}",
+  ]
+  if _DATA_DIR.value is not None:
+    arguments.append(f"--data_dir={_DATA_DIR.value}")
+  if defence in HELPERS:
+    arguments.append(f"--helper_dirs={_train(HELPERS[defence], stop)}")
+  model_dir = pathlib.Path(_WORKDIR.value) / "models" / defence
+  arguments += shlex.split(_TRAIN_FLAGS.value)
+  trainings.train(model_dir, arguments, stop)
+  return model_dir
+
+
+def _victim(model_dir: str | pathlib.Path) -> victims.Victim:
+  try:
+    return victims.load(
+      model_dir, data_dir=_DATA_DIR.value, num_examples=_NUM_EXAMPLES.value
+    )
+  except (FileNotFoundError, ValueError) as error:
+    raise SystemExit(f"{model_dir}: {error}") from error
+
+
+def _plan(victim: victims.Victim) -> assessment.Plan:
+  return assessment.Plan(
+    attacks=comparison.ATTACKS,
+    ball=common.BALLS[_NORM.value],
+    eps=_EPS.value,
+    radii=tuple(factor * _EPS.value for factor in (0.5, 1.0, 1.5, 2.0)),
+    settings=attack_table.Settings(
+      num_steps=_NUM_STEPS.value,
+      step_size=None,
+      num_restarts=1,
+      num_classes=len(victim.class_names),
+    ),
+    seed=_SEED.value,
+    slots=_SLOTS.value,
+  )
+
+
+def _judge(model_dirs: dict[str, pathlib.Path], stop) -> None:
+  """Attacks the models, on the same examples, and writes what was found."""
+  workdir = pathlib.Path(_WORKDIR.value)
+  source_dir = pathlib.Path(
+    _TRANSFER_FROM.value or next(iter(model_dirs.values()))
+  ).resolve()
+  source = _victim(source_dir)
+  plan = _plan(source)
+  transfer = comparison.craft(source, plan, workdir / "transfer", stop=stop)
+  outcomes, found = {}, {}
+  for name, model_dir in model_dirs.items():
+    victim = _victim(model_dir)
+    if not np.array_equal(victim.images, source.images):
+      raise SystemExit(
+        f"{model_dir} is for {victim.dataset}, {source_dir} for "
+        f"{source.dataset}: compare models of one data set"
+      )
+    folder = workdir / "attacked" / name
+    outcomes[name] = assessment.assess(victim, plan, folder, stop=stop)
+    found[name] = comparison.numbers(
+      outcomes[name],
+      _NORM.value,
+      None if model_dir.resolve() == source_dir else transfer,
+      comparison.training(model_dir),
+    )
+  opening = page.Section("The defences", "", [comparison.table(found)])
+  evaluation_report.write(
+    workdir / "report.html",
+    "Defences compared",
+    outcomes,
+    found,
+    opening=[opening],
+  )
+  common.write_json(workdir / "results.json", found)
+
+
+def _show(workdir: pathlib.Path) -> None:
+  found: dict[str, scores.Numbers] = json.loads(
+    (workdir / "results.json").read_text()
+  )
+  print()
+  print(tables.to_text(comparison.table(found)))
+  print(f"\nreport: {workdir / 'report.html'}")
+  if broken := [name for name in found if remarks.outside(found[name])]:
+    sys.exit(f"ERROR: attacks on {', '.join(broken)} left the ball")
+
+
+def main(argv: list[str]) -> None:
+  """Compares as the flags say; exits with 75 when stopped by SIGTERM."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  workdir = pathlib.Path(_WORKDIR.value)
+  if (workdir / "results.json").exists():
+    common.claim(workdir)
+    print(f"already finished: {workdir / 'results.json'}")
+    _show(workdir)
+    return
+  stop = common.on_sigterm()
+  common.setup()
+  given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
+  for model_dir in [*given.values(), _TRANSFER_FROM.value]:
+    if model_dir is not None:
+      _victim(model_dir)
+  common.claim(workdir)
+  trained = {name: _train(name, stop) for name in _DEFENCES.value}
+  try:
+    with jax.default_matmul_precision("highest"):
+      _judge(trained | given, stop)
+  except engine.Interrupted:
+    print("stopped; run the same command again to go on")
+    sys.exit(common.PREEMPTED)
+  _show(workdir)
+
+
+if __name__ == "__main__":
+  app.run(main)

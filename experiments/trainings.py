@@ -1,0 +1,78 @@
+"""Trainings that a script starts, each in a process of its own.
+
+Flags belong to a process, so a script with its own cannot call another's.
+"""
+
+import contextlib
+import fcntl
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+from experiments import common
+
+# How often a stop is asked for.
+_SECONDS = 0.5
+
+
+def train(
+  model_dir: pathlib.Path,
+  arguments: Sequence[str],
+  stop: Callable[[], bool],
+) -> None:
+  """Runs `experiments.train` in that folder to its end, or goes on with it.
+
+  Args:
+    model_dir: Its `--workdir`.
+    arguments: Its other flags.
+    stop: When true, the training saves and this process ends.
+
+  Raises:
+    SystemExit: with `common.PREEMPTED` when stopped; with a message where the
+      training failed.
+  """
+  command = ["-m", "experiments.train", f"--workdir={model_dir}", *arguments]
+  print("\n$ python", *command, flush=True)
+  with (
+    _alone(model_dir, stop) as lock,
+    subprocess.Popen(
+      [sys.executable, *command], pass_fds=[lock.fileno()]
+    ) as process,
+  ):
+    code = None
+    while code is None and not stop():
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        code = process.wait(_SECONDS)
+    if code is None:
+      process.terminate()
+      process.wait()
+      code = common.PREEMPTED
+  if code == common.PREEMPTED:
+    print("stopped; run the same command again to go on")
+    sys.exit(code)
+  if code:
+    sys.exit(f"the training failed; delete {model_dir} to start it afresh")
+
+
+@contextlib.contextmanager
+def _alone(
+  model_dir: pathlib.Path, stop: Callable[[], bool]
+) -> Iterator[IO[str]]:
+  """Waits for a training that a killed script has left behind.
+
+  The lock is held by the open file, which the training inherits: it outlives
+  this process, and ends with the training.
+  """
+  model_dir.mkdir(parents=True, exist_ok=True)
+  with open(model_dir / "lock", "w") as lock:
+    while not stop():
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        time.sleep(_SECONDS)
+      else:
+        break
+    yield lock
