@@ -95,6 +95,10 @@ def _with_pgd(s: Setting, robust_loss: training.RobustLoss) -> Parts:
   return {"robust_loss": robust_loss, "attack": _pgd(s)}
 
 
+def _madry(attack: types.Attack, **parts: Any) -> Parts:
+  return {"robust_loss": training.madry, "attack": attack} | parts
+
+
 def _standard(**parts: Any) -> Parts:
   return {"robust_loss": training.standard} | parts
 
@@ -131,10 +135,7 @@ def _mart(s: Setting) -> Parts:
 def _friendly(s: Setting) -> Parts:
   """Patience grows from 0 to the number in equal parts of the training."""
   tau = jnp.floor(s.progress * (s.number + 1)).astype(jnp.int32)
-  return {
-    "robust_loss": training.madry,
-    "attack": adversaries.friendly(_pgd(s), tau),
-  }
+  return _madry(adversaries.friendly(_pgd(s), tau))
 
 
 def _ensemble_at(s: Setting) -> Parts:
@@ -189,29 +190,24 @@ RECIPES: dict[str, Recipe] = {
     0.5,
     "share of the clean loss",
   ),
-  "pgd": Recipe(lambda s: _with_pgd(s, training.madry)),
+  "pgd": Recipe(lambda s: _madry(_pgd(s))),
   "fast": Recipe(
-    lambda s: {
-      "robust_loss": training.madry,
-      "attack": adversaries.rs_fgsm(s.ball, step_size=s.number * s.ball.eps),
-    },
+    lambda s: _madry(
+      adversaries.rs_fgsm(s.ball, step_size=s.number * s.ball.eps)
+    ),
     1.25,
     "step size in units of eps",
   ),
   "n_fgsm": Recipe(
-    lambda s: {
-      "robust_loss": training.madry,
-      "attack": adversaries.n_fgsm(s.ball, noise=s.number),
-    },
+    lambda s: _madry(adversaries.n_fgsm(s.ball, noise=s.number)),
     2.0,
     "radius of the noise in units of eps",
   ),
   "grad_align": Recipe(
-    lambda s: {
-      "robust_loss": training.madry,
-      "attack": _fgsm(s),
-      "regulariser": regularisers.gradient_alignment(s.ball, s.number),
-    },
+    lambda s: _madry(
+      _fgsm(s),
+      regulariser=regularisers.gradient_alignment(s.ball, s.number),
+    ),
     0.2,
     "weight of the alignment",
   ),
