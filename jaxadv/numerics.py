@@ -59,13 +59,16 @@ def soft_threshold(
     low = jnp.where(excess > 0, shift, low)
     high = jnp.where(excess > 0, high, shift)
     step = excess / jnp.maximum(slope, 1)
-    moved = (slope > 0) & (shift + step >= low) & (shift + step <= high)
-    target = jnp.where(moved, shift + step, 0.5 * (low + high))
-    on = (jnp.abs(target - shift) > rounding) & (excess != 0)
+    near = (slope > 0) & (jnp.abs(step) <= rounding)
+    # Strictly: steps from end to end of the interval would never narrow it.
+    within = (slope > 0) & (shift + step > low) & (shift + step < high)
+    target = jnp.where(near | within, shift + step, 0.5 * (low + high))
     # A sum that is small enough without a shift needs none.
-    on &= (shift > 0) | (excess > 0)
-    return jnp.where(on, target, shift), low, high, on, count + 1
+    solved = (excess == 0) | ((shift == 0) & (excess < 0))
+    target = jnp.where(solved, shift, target)
+    on = ~solved & ~near & (high - low > rounding)
+    return target, low, high, on, count + 1
 
   # The middle alone would need 24 rounds for all digits of a float32.
   start = (zero, zero, largest, jnp.bool_(True), jnp.int32(0))
-  return jax.lax.while_loop(lambda c: c[3] & (c[4] < 50), narrow, start)[0]
+  return jax.lax.while_loop(lambda c: c[3] & (c[4] < 100), narrow, start)[0]

@@ -68,6 +68,19 @@ def test_soft_threshold_is_that_of_a_sort(caps):
     )
 
 
+def test_soft_threshold_where_newton_s_steps_go_back_and_forth():
+  rng = np.random.default_rng(0)
+  solve = jax.jit(numerics.soft_threshold)
+  for _ in range(500):
+    x = np.round(rng.uniform(-0.2, 1.2, 40)).clip(0, 1) * rng.uniform(size=40)
+    delta = rng.normal(size=40) * rng.choice([0.01, 0.1, 1.0, 3.0])
+    caps = np.where(delta > 0, 1 - x, x).astype(np.float32)
+    m, total = np.abs(delta).astype(np.float32), rng.choice([1.0, 2.0, 3.0])
+    mass = np.clip(m - np.float64(solve(m, caps, total)), 0, caps).sum()
+    expected = min(total, np.clip(m, 0, caps).sum())
+    np.testing.assert_allclose(mass, expected, rtol=1e-5)
+
+
 def test_soft_threshold_with_equal_entries_and_with_no_room():
   m = jnp.full(8, 0.5)
   np.testing.assert_allclose(numerics.soft_threshold(m, m, 1.0), 0.375)
