@@ -26,7 +26,7 @@ def _check_eps(eps: Any) -> None:
     raise ValueError(f"eps must be a radius >= 0, got eps={eps!r}")
 
 
-@jax.tree_util.register_dataclass
+@types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Linf:
   """Perturbations with `max |delta_i| <= eps`."""
@@ -57,7 +57,7 @@ class Linf:
     return jnp.max(jnp.abs(delta))
 
 
-@jax.tree_util.register_dataclass
+@types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class L2:
   """Perturbations with `sqrt(sum delta_i^2) <= eps`."""
@@ -97,7 +97,7 @@ class L2:
     return jnp.linalg.norm(jnp.ravel(delta))
 
 
-@jax.tree_util.register_dataclass
+@types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class L1:
   """Perturbations with `sum |delta_i| <= eps`.
@@ -151,7 +151,7 @@ class L1:
     return jnp.sum(jnp.abs(delta))
 
 
-@jax.tree_util.register_dataclass
+@types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class L0:
   """Perturbations of at most `eps` coordinates, of any size.
@@ -208,7 +208,7 @@ class L0:
     return jnp.sum(delta != 0).astype(dtype)
 
 
-@jax.tree_util.register_dataclass
+@types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Masked:
   """Perturbations in `ball` that are zero outside of `mask`.

@@ -7,7 +7,7 @@ are part of the tree's structure, so changing them compiles anew.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 
@@ -16,6 +16,7 @@ Array = jax.Array
 Scalar = float | Array
 # Any pytree; `y` is whatever the loss wants: a label, soft labels, a pair.
 PyTree = Any
+_Class = TypeVar("_Class", bound=type)
 
 
 class LogitsFn(Protocol):
@@ -101,6 +102,27 @@ class Attack(NamedTuple):
   num_steps: int | Array
   forwards: int | Array = 1
   backwards: int | Array = 1
+
+
+def pytree_dataclass(cls: _Class) -> _Class:
+  """Makes a dataclass a pytree whose fields are its children.
+
+  `jax.tree_util.register_dataclass` would not do for classes that stand in for
+  one another, as balls do: to JAX the structures of two such classes with the
+  same fields are equal, only their hashes differ (0.10). In a hash table of
+  compiled programs that is a collision now and then, and `jit` runs the program
+  of an L2 attack for an Linf one.
+  """
+  names = tuple(field.name for field in dataclasses.fields(cls))
+  jax.tree_util.register_pytree_with_keys(
+    cls,
+    lambda node: (
+      [(jax.tree_util.GetAttrKey(n), getattr(node, n)) for n in names],
+      None,
+    ),
+    lambda _, children: cls(*children),
+  )
+  return cls
 
 
 @jax.tree_util.register_static

@@ -32,6 +32,16 @@ def _some_balls():
   ]
 
 
+def test_structures_of_different_balls_are_different():
+  kinds = [*_KINDS, balls.L0]
+  trees = [jax.tree.structure(kind(1.0)) for kind in kinds]
+  trees += [jax.tree.structure(balls.Masked(kind(1.0), 0)) for kind in kinds]
+  for tree in trees:
+    assert sum(tree == other for other in trees) == 1
+  # And a new radius is the same structure.
+  assert jax.tree.structure(balls.L2(2.0)) == trees[1]
+
+
 @pytest.mark.parametrize("ball", _some_balls(), ids=repr)
 def test_projection_is_inside_idempotent_and_non_expansive(ball):
   points = _points()

@@ -34,7 +34,7 @@ Array = jax.Array
 # Halvings of the path: at the end it is known to 2^-13.
 _HALVINGS = 14
 # The search for tau: halvings of its logarithm's range, then Newton's steps.
-_TAU_RANGE, _TAU_HALVINGS, _TAU_STEPS = 24.0, 6, 4
+_TAU_RANGE, _TAU_HALVINGS, _TAU_STEPS = 24.0, 10, 3
 
 
 class Geometry(NamedTuple):

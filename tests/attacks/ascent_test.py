@@ -64,7 +64,7 @@ def test_starts_at_the_input_or_anywhere_in_the_bounds():
 
 def test_any_optax_transformation_climbs():
   """Two steps of gradient ascent with momentum, by hand."""
-  w = _RNG.normal(size=25)
+  w = np.random.default_rng(1).normal(size=25)
   victim, y = victims.binary(w, 0.0), np.zeros(5, np.int32)
   x = 0.5 + 0.1 * (_X - 0.5)
   attack = _ascent(balls.Linf(0.3), optax.sgd(0.02, momentum=0.5), num_steps=2)

@@ -17,9 +17,10 @@ X = _RNG.uniform(0.3, 0.7, size=(4, 20)).astype(np.float32)
 
 def test_a_guide_within_reach_is_matched_exactly():
   """Orthonormal features: the gradient leads straight to the guide's."""
-  w = np.linalg.qr(_RNG.normal(size=(20, 3)))[0]
+  rng = np.random.default_rng(1)
+  w = np.linalg.qr(rng.normal(size=(20, 3)))[0]
   logits_fn = victims.linear(w, np.zeros(3))
-  guides = np.clip(X + _RNG.uniform(-0.05, 0.05, X.shape), 0, 1)
+  guides = np.clip(X + rng.uniform(-0.05, 0.05, X.shape), 0, 1)
   y = jnp.asarray(guides @ w, jnp.float32)
   attack = feature_adversaries(balls.L2(1.0), num_steps=200, step_size=0.001)
   x_adv = engine.run(attack, logits_fn, KEY, X, y)
@@ -28,7 +29,7 @@ def test_a_guide_within_reach_is_matched_exactly():
 
 def test_a_guide_out_of_reach_is_approached_to_the_edge_of_the_ball():
   """One feature: every coordinate goes by eps, with the sign of its weight."""
-  w = _RNG.normal(size=(20, 1))
+  w = np.random.default_rng(2).normal(size=(20, 1))
   w = np.where(np.abs(w) < 0.1, 0.1, w)
   y = jnp.asarray(X @ w + np.asarray([[100.0], [-100], [100], [-100]]))
   attack = feature_adversaries(balls.Linf(0.05), num_steps=20, step_size=0.01)
@@ -48,7 +49,8 @@ def _layers(variables, x):
 
 
 def test_features_may_be_a_pytree_of_layers():
-  features_fn = models.bind(_layers, jnp.asarray(_RNG.normal(size=(20, 5))))
+  w = np.random.default_rng(3).normal(size=(20, 5))
+  features_fn = models.bind(_layers, jnp.asarray(w))
   guides = jnp.asarray(np.clip(X[::-1], 0, 1))
   y = features_fn(KEYS, guides)
   attack = feature_adversaries(balls.Linf(0.2), num_steps=100, step_size=0.01)

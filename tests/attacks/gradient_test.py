@@ -203,7 +203,8 @@ def test_the_boundary_of_two_regions_and_of_a_bowl_is_found():
   # Their distances to the axis are 0.1, 0.1, 0.15 and 0.1.
   np.testing.assert_array_equal(best, 1 - y)
   bowl = victims.bowl(np.full(25, 0.5), 0.25)
-  inside = (0.5 + 0.02 * _RNG.normal(size=x.shape)).astype(np.float32)
+  noise = np.random.default_rng(1).normal(size=x.shape)
+  inside = (0.5 + 0.02 * noise).astype(np.float32)
   y = np.zeros(4, np.int32)
   assert (victims.logits(bowl, inside).argmax(axis=1) == 0).all()
   attack = attacks.basic_iterative(balls.L2(0.25), num_steps=5, step_size=0.06)

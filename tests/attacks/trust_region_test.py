@@ -12,7 +12,6 @@ from jaxadv import norms
 from jaxadv.attacks import trust_region
 
 SIZE = 8
-_RNG = np.random.default_rng(0)
 
 
 @functools.cache
@@ -27,17 +26,17 @@ def _solve(norm, away, normal, gap, radius, low, high):
   return np.asarray(_solver(norm)(task), np.float64)
 
 
-def _task(reach):
+def _task(rng, reach):
   """A random problem whose boundary is `reach` radii away without the box."""
-  x, noise = _RNG.uniform(size=SIZE), 0.4 * _RNG.normal(size=SIZE)
+  x, noise = rng.uniform(size=SIZE), 0.4 * rng.normal(size=SIZE)
   point = np.clip(x + noise, 0, 1)
-  normal = _RNG.normal(size=SIZE) * 10 ** _RNG.uniform(-1, 1, SIZE)
-  radius = 10 ** _RNG.uniform(-2, 0.3)
-  gap = reach * _RNG.choice([-1, 1]) * np.linalg.norm(normal) * radius
+  normal = rng.normal(size=SIZE) * 10 ** rng.uniform(-1, 1, SIZE)
+  radius = 10 ** rng.uniform(-2, 0.3)
+  gap = reach * rng.choice([-1, 1]) * np.linalg.norm(normal) * radius
   return x - point, normal, gap, radius, -point, 1 - point
 
 
-def _reference(norm, away, normal, gap, radius, low, high):
+def _reference(rng, norm, away, normal, gap, radius, low, high):
   """The least distance by SLSQP, from several starts; None: no solution."""
   # The last variable bounds the distance in every coordinate.
   linf = norm is norms.Linf
@@ -58,7 +57,7 @@ def _reference(norm, away, normal, gap, radius, low, high):
 
   found = []
   for scale in (0.0, 0.1, 0.5):
-    start = np.append(scale * radius * _RNG.normal(size=SIZE), 1.0)
+    start = np.append(scale * radius * rng.normal(size=SIZE), 1.0)
     result = optimize.minimize(
       distance, start, method="SLSQP", bounds=limits, constraints=constraints,
       options={"maxiter": 500, "ftol": 1e-12},
@@ -70,13 +69,14 @@ def _reference(norm, away, normal, gap, radius, low, high):
 
 @pytest.mark.parametrize("norm", [norms.L2, norms.Linf], ids=["l2", "linf"])
 def test_comes_as_near_as_a_general_solver(norm):
+  rng = np.random.default_rng(0)
   solved = 0
   for _ in range(12):
-    away, normal, gap, radius, low, high = task = _task(0.3)
+    away, normal, gap, radius, low, high = task = _task(rng, 0.3)
     delta = _solve(norm, *task)
     assert (delta >= low - 1e-6).all() and (delta <= high + 1e-6).all()
     assert np.linalg.norm(delta) <= radius * (1 + 1e-5)
-    least = _reference(norm, *task)
+    least = _reference(rng, norm, *task)
     if least is None:
       continue
     solved += 1
@@ -90,8 +90,9 @@ def test_comes_as_near_as_a_general_solver(norm):
 
 @pytest.mark.parametrize("norm", [norms.L2, norms.Linf], ids=["l2", "linf"])
 def test_a_boundary_out_of_reach_is_approached_as_far_as_can_be(norm):
+  rng = np.random.default_rng(0)
   for _ in range(6):
-    _, normal, gap, radius, low, high = task = _task(5.0)
+    _, normal, gap, radius, low, high = task = _task(rng, 5.0)
     delta = _solve(norm, *task)
     assert np.linalg.norm(delta) <= radius * (1 + 1e-5)
     ahead = np.sign(gap) * normal / np.linalg.norm(normal)
@@ -107,8 +108,9 @@ def test_a_boundary_out_of_reach_is_approached_as_far_as_can_be(norm):
 
 def test_the_whole_way_to_an_input_on_the_boundary():
   """Nothing binds but the hyperplane, on which the input lies."""
+  rng = np.random.default_rng(0)
   away = np.asarray([0.3, -0.2, 0.1, 0, 0, 0, 0, 0])
-  normal = _RNG.normal(size=SIZE)
+  normal = rng.normal(size=SIZE)
   wide = np.full(SIZE, 9.0)
   for norm in (norms.L2, norms.Linf):
     delta = _solve(norm, away, normal, normal @ away, 5.0, -wide, wide)
@@ -117,7 +119,8 @@ def test_the_whole_way_to_an_input_on_the_boundary():
 
 @pytest.mark.parametrize("norm", [norms.L2, norms.Linf], ids=["l2", "linf"])
 def test_senseless_slopes_and_gaps_move_nothing_out_of_bounds(norm):
-  away, normal, _, radius, low, high = _task(0.3)
+  rng = np.random.default_rng(0)
+  away, normal, _, radius, low, high = _task(rng, 0.3)
   assert not _solve(norm, away, 0 * normal, 1.0, radius, low, high).any()
   for gap in (np.nan, np.inf, -np.inf):
     delta = _solve(norm, away, normal, gap, radius, low, high)

@@ -68,7 +68,7 @@ def test_an_example_depends_on_its_place_alone():
   _assert_same(swapped, record, order == np.arange(_N))
   assert not np.allclose(swapped.x_adv[3], record.x_adv[70], atol=1e-4)
   # Without randomness, the whole order is of no account.
-  order = _RNG.permutation(_N)
+  order = np.random.default_rng(1).permutation(_N)
   steepest = _pgd(start=attacks.at_input)
   shuffled = _craft(steepest, x=_X[order], y=_Y[order])
   record = _craft(steepest)

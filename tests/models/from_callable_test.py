@@ -13,7 +13,7 @@ IMAGES = RNG.uniform(size=(6, 4, 2)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def victim():
-  features = RNG.normal(size=(60, 8))
+  features = np.random.default_rng(1).normal(size=(60, 8))
   labels = np.argmax(features[:, :3], axis=1)
   return linear_model.LogisticRegression().fit(features, labels)
 
