@@ -253,6 +253,7 @@ def _craft(job, name, attack, rows, checkpoint=None) -> engine.Record:
     job.labels[rows],
     checkpoint=checkpoint,
     index=rows,
+    name=name,
     **job.options,
   )
 

@@ -42,6 +42,24 @@ def non_negative(name: str, value: Any) -> None:
     raise ValueError(f"{name} must be >= 0, got {name}={value!r}")
 
 
+def ball(value: Any) -> None:
+  """Refuses what is no perturbation set."""
+  if not hasattr(value, "project_box"):
+    raise TypeError(
+      f"ball must be a perturbation set such as balls.Linf(8 / 255), got "
+      f"ball={value!r}"
+    )
+
+
+def norm(value: Any) -> None:
+  """Refuses what is no norm, balls above all."""
+  if not hasattr(value, "to_hyperplane"):
+    raise TypeError(
+      f"norm must be norms.Linf, norms.L2 or norms.L1, got norm={value!r}: "
+      f"minimum-norm attacks have no radius"
+    )
+
+
 def bounds(value: Any) -> None:
   """Refuses bounds that are not a pair `(low, high)` with low < high."""
   if not isinstance(value, tuple) or len(value) != 2:

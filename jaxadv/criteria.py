@@ -41,14 +41,22 @@ def differs(logits: Array, clean: Array) -> Array:
 
 
 def confidence_below(threshold: float) -> types.Criterion:
-  """The probability of the label has fallen below `threshold`."""
+  """The probability of the label has fallen below `threshold`.
+
+  Raises:
+    ValueError: `threshold` is not in (0, 1].
+  """
   if not 0.0 < threshold <= 1.0:
     raise ValueError(f"threshold must be in (0, 1], got {threshold!r}")
   return _ConfidenceBelow(threshold)
 
 
 def misclassified_with(confidence: float) -> types.Criterion:
-  """Another class leads the label's logit by more than `confidence`."""
+  """Another class leads the label's logit by more than `confidence`.
+
+  Raises:
+    ValueError: `confidence` is negative.
+  """
   if not confidence >= 0.0:
     raise ValueError(f"confidence must be >= 0, got {confidence!r}")
   return _MisclassifiedWith(confidence)

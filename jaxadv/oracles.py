@@ -34,7 +34,10 @@ class Answer(NamedTuple):
 
 
 class Jacobian(NamedTuple):
-  """Logits [B, C], chosen classes [B, K] and their gradients [B, K, ...]."""
+  """Logits [B, C], chosen classes [B, K] and their gradients [B, K, ...].
+
+  Of a randomised model the logits are those of its mean probabilities.
+  """
 
   logits: Array
   classes: Array
@@ -68,6 +71,26 @@ def mean_logits(outputs: types.PyTree) -> types.PyTree:
   if isinstance(outputs, Samples):
     return jax.tree.map(_log_mean_probability, outputs.outputs)
   return outputs
+
+
+def likeliest_wrong(
+  outputs: types.PyTree, label: Array, num_targets: int
+) -> Array:
+  """The classes of largest logit other than the label, in order [B, T].
+
+  Raises:
+    ValueError: the model has too few classes.
+  """
+  logits = mean_logits(outputs)
+  num_classes = logits.shape[-1]
+  if num_targets > num_classes - 1:
+    raise ValueError(
+      f"num_targets must be at most {num_classes - 1} for a model of "
+      f"{num_classes} classes, got num_targets={num_targets}"
+    )
+  is_label = jnp.arange(num_classes)[None] == label[:, None]
+  wrong = jnp.where(is_label, -jnp.inf, logits)
+  return jax.lax.top_k(wrong, num_targets)[1].astype(jnp.int32)
 
 
 def _log_mean_probability(logits: Array) -> Array:
@@ -157,16 +180,21 @@ def jacobian(
   Returns:
     The logits [B, C], the classes [B, K] and their gradients [B, K, ...].
   """
-  answer, pull_back = jax.vjp(lambda x: logits_fn(keys, x), x)
+
+  def ask(x: Array):
+    answer = logits_fn(keys, x)
+    return mean_logits(answer), answer
+
+  logits, pull_back, answer = jax.vjp(ask, x, has_aux=True)
   _overhear(logits_fn, answer)
-  classes = jax.vmap(classes_fn)(answer)
+  classes = jax.vmap(classes_fn)(logits)
 
   def row_grads(column: Array) -> Array:
-    one_hot = jax.nn.one_hot(column, answer.shape[-1], dtype=answer.dtype)
+    one_hot = jax.nn.one_hot(column, logits.shape[-1], dtype=logits.dtype)
     return pull_back(one_hot)[0]
 
   grads = jax.vmap(row_grads, in_axes=1, out_axes=1)(classes)
-  return Jacobian(answer, classes, jnp.where(jnp.isfinite(grads), grads, 0.0))
+  return Jacobian(logits, classes, jnp.where(jnp.isfinite(grads), grads, 0.0))
 
 
 def choose(rows: Array, new: types.PyTree, old: types.PyTree) -> types.PyTree:

@@ -108,10 +108,10 @@ def pytree_dataclass(cls: _Class) -> _Class:
   """Makes a dataclass a pytree whose fields are its children.
 
   `jax.tree_util.register_dataclass` would not do for classes that stand in for
-  one another, as balls do: to JAX the structures of two such classes with the
-  same fields are equal, only their hashes differ (0.10). In a hash table of
-  compiled programs that is a collision now and then, and `jit` runs the program
-  of an L2 attack for an Linf one.
+  one another, as balls do: to JAX (0.10 to 0.12) the structures of two such
+  classes with the same fields are equal, only their hashes differ. In a hash
+  table of compiled programs that is a collision now and then, and `jit` runs
+  the program of an L2 attack for an Linf one.
   """
   names = tuple(field.name for field in dataclasses.fields(cls))
   jax.tree_util.register_pytree_with_keys(

@@ -54,6 +54,12 @@ def test_the_worst_case_is_the_union_of_the_attacks_alone():
     )
 
 
+def test_the_progress_bar_names_the_attack(capsys):
+  _run({"weak": _TABLE["weak"], "far": _TABLE["far"]}, progress=True)
+  out = capsys.readouterr().out
+  assert out.index("weak") < out.index("far")
+
+
 def test_the_result_holds_together():
   result = _run()
   wrong = evaluation.fooled(victims.trained(), _KEY, _X, _Y)

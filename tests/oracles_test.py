@@ -70,6 +70,42 @@ def test_only_the_entries_that_are_not_finite_count_as_zero():
   assert (grad[:, 0] == 0).all() and (grad[:, 1] > 0).all()
 
 
+def _both(logits):
+  return jnp.arange(logits.shape[0])
+
+
+def test_jacobian_of_each_row():
+  answer = oracles.jacobian(_linear(), _KEYS, _X, _both)
+  np.testing.assert_allclose(
+    answer.logits, victims.logits(_linear(), _X), rtol=1e-6
+  )
+  slopes = np.broadcast_to(_W.T.reshape(3, 2, 2, 1), (3, 3, 2, 2, 1))
+  np.testing.assert_allclose(answer.grads, slopes, rtol=1e-6)
+
+
+def test_jacobian_of_draws_is_that_of_their_mean_probabilities():
+  """So its boundaries are those of the criterion."""
+  model = oracles.Sampled(victims.stochastic(4, 3), 5)
+
+  def log_mean(x):
+    draws = jax.nn.softmax(model(_KEYS, x).outputs)
+    return jnp.log(jnp.mean(draws, axis=0))
+
+  answer = oracles.jacobian(model, _KEYS, jnp.asarray(_X), _both)
+  np.testing.assert_allclose(answer.logits, log_mean(_X), rtol=1e-5)
+  for k in range(3):
+    slope = jax.grad(lambda x, k=k: jnp.sum(log_mean(x)[:, k]))(_X)
+    np.testing.assert_allclose(answer.grads[:, k], slope, atol=1e-5)
+
+
+def test_likeliest_wrong_classes_in_order():
+  logits = jnp.asarray([[1.0, 4.0, 2.0, 3.0], [9.0, 0.0, 1.0, -5.0]])
+  found = oracles.likeliest_wrong(logits, jnp.array([1, 2]), 3)
+  np.testing.assert_array_equal(found, [[3, 2, 0], [0, 1, 3]])
+  with pytest.raises(ValueError, match="num_targets must be at most 3"):
+    oracles.likeliest_wrong(logits, jnp.array([1, 2]), 4)
+
+
 def test_a_tuple_of_targets_and_outputs_is_welcome():
   pair = oracles.loss_and_gradient(
     _linear(), losses.targeted_dlr, _KEYS, _X, (_Y, (_Y + 1) % 3)

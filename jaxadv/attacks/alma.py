@@ -94,12 +94,13 @@ def alma(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: `num_steps` is not an integer.
+    TypeError: `norm` is none or `num_steps` is not an integer.
     ValueError: `num_steps` is below 1, `step_size` or `last_share` is not
       positive, or the bounds are not a range.
 
   Reference: Rony et al., "Augmented Lagrangian adversarial attacks", 2021.
   """
+  checks.norm(norm)
   checks.num_steps(num_steps)
   checks.positive("step_size", step_size)
   checks.positive("last_share", last_share)

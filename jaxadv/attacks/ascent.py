@@ -72,9 +72,10 @@ def projected_gradient(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: `num_steps` is not an integer.
+    TypeError: `ball` is none or `num_steps` is not an integer.
     ValueError: `num_steps` is below 1 or the bounds are not a range.
   """
+  checks.ball(ball)
   checks.num_steps(num_steps)
   checks.bounds(bounds)
   if isinstance(optimizer, optax.GradientTransformation):

@@ -1,12 +1,11 @@
 """ACG: Auto-PGD's step sizes along conjugate gradients."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, numerics, oracles, types
+from jaxadv import checks, criteria, losses, numerics, types
 from jaxadv.attacks import ascent, checkpoints
 
 Array = jax.Array
@@ -83,7 +82,8 @@ def auto_conjugate_gradient(
   Args:
     ball: The perturbation set, Linf in the paper.
     num_steps: Steps after the start (the authors': 100).
-    rho: The share of rising steps below which the step size halves.
+    rho: The share of rising steps below which the step size halves (the
+      authors': 0.75).
     start: The first perturbation; the centre is the authors'. They restart from
       random points: `restarts` needs `ascent.in_ball`.
     loss_fn: What to maximise; the margin as in the paper.
@@ -91,24 +91,22 @@ def auto_conjugate_gradient(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: `num_steps` is not an integer.
+    TypeError: `ball` is none or `num_steps` is not an integer.
     ValueError: `num_steps` is below 1, `rho` is negative or the bounds are not
       a range.
 
   Reference: Yamamura, Sato, Tateiwa, Hata, Mitsutake, Oe, Ishikura, Fujisawa,
   "Diversified adversarial attacks based on conjugate gradient method", 2022.
   """
+  checks.ball(ball)
   checks.num_steps(num_steps)
   checks.non_negative("rho", rho)
   checks.bounds(bounds)
   return types.Attack(
     init=Partial(_init, ball, bounds, num_steps, types.hashable(start)),
     step=Partial(
-      _step,
-      ball,
-      bounds,
-      num_steps,
-      rho,
+      checkpoints.step,
+      Partial(_advance, ball, bounds, num_steps, rho),
       types.hashable(loss_fn),
       types.hashable(criterion),
     ),
@@ -122,36 +120,14 @@ def _init(ball, bounds, num_steps, start, keys, x, y) -> State:
 
   point = jax.vmap(begin)(keys, x)
   zero = jnp.zeros_like(x)
-  no = jnp.zeros(len(x), bool)
   return State(
-    **checkpoints.start(x, num_steps, 2 * ball.eps),
-    x=x,
+    **checkpoints.start(x, point, num_steps, 2 * ball.eps),
     y=y,
     keys=keys,
-    step=jnp.zeros(len(x), jnp.int32),
-    point=point,
     previous_grad=zero,
     direction=zero,
     best=_Course(point, zero, zero, zero),
-    x_adv=point,
-    found=no,
-    done=no,
   )
-
-
-def _step(
-  ball, bounds, num_steps, rho, loss_fn, criterion, logits_fn, state
-) -> State:
-  keys = oracles.step_keys(state.keys, state.step)
-  answer = oracles.loss_and_gradient(
-    logits_fn, loss_fn, keys, state.point, state.y
-  )
-  found = oracles.satisfied(criterion, answer.outputs, state.y)
-  advance = functools.partial(_advance, ball, bounds, num_steps, rho)
-  loss = answer.loss.astype(state.loss.dtype)
-  changes = jax.vmap(advance)(state, loss, answer.grad)
-  changes["x_adv"] = oracles.choose(found, state.point, changes["x_adv"])
-  return state._replace(**changes, step=state.step + 1, found=found, done=found)
 
 
 def _advance(
@@ -182,6 +158,8 @@ def _conjugate(course: _Course) -> Array:
   change = course.grad - course.previous_grad
   rate = jnp.sum(course.direction * change)
   beta = -jnp.sum(course.grad * change) / jnp.where(rate == 0, 1.0, rate)
-  usable = (rate != 0) & jnp.isfinite(beta)
+  # A rate that is zero but for rounding would make beta noise.
+  rounding = 64 * jnp.finfo(change.dtype).eps * jnp.max(jnp.abs(course.grad))
+  usable = (jnp.abs(rate) > rounding) & jnp.isfinite(beta)
   beta = jnp.where(usable, jnp.maximum(beta, 0.0), 0.0)
   return numerics.unit_l2(course.grad + beta * course.direction)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, types
 from jaxadv.attacks import ascent, checkpoints
 
 Array = jax.Array
@@ -84,24 +84,22 @@ def auto_pgd(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: `num_steps` is not an integer.
+    TypeError: `ball` is none or `num_steps` is not an integer.
     ValueError: `num_steps` is below 1, `rho` is negative or the bounds are not
       a range.
 
   Reference: Croce, Hein, "Reliable evaluation of adversarial robustness with an
   ensemble of diverse parameter-free attacks", 2020.
   """
+  checks.ball(ball)
   checks.num_steps(num_steps)
   checks.non_negative("rho", rho)
   checks.bounds(bounds)
   return types.Attack(
     init=Partial(_init, ball, bounds, num_steps),
     step=Partial(
-      _step,
-      ball,
-      bounds,
-      num_steps,
-      rho,
+      checkpoints.step,
+      Partial(_advance, ball, bounds, num_steps, rho),
       types.hashable(loss_fn),
       types.hashable(criterion),
     ),
@@ -111,19 +109,12 @@ def auto_pgd(
 
 def _init(ball, bounds, num_steps, keys, x, y) -> State:
   start = jax.vmap(functools.partial(_start, ball, bounds))(keys, x)
-  no = jnp.zeros(len(x), bool)
   return State(
-    **checkpoints.start(x, num_steps, 2 * ball.eps),
-    x=x,
+    **checkpoints.start(x, start, num_steps, 2 * ball.eps),
     y=y,
     keys=keys,
-    step=jnp.zeros(len(x), jnp.int32),
-    point=start,
     previous=start,
     best_grad=jnp.zeros_like(x),
-    x_adv=start,
-    found=no,
-    done=no,
   )
 
 
@@ -133,21 +124,6 @@ def _start(ball, bounds, key, x: Array) -> Array:
   size = ball.norm(delta)
   scale = jnp.where(size > 0, ball.eps / jnp.where(size > 0, size, 1.0), 0.0)
   return ascent.inside(ball, bounds, x, scale * delta)
-
-
-def _step(
-  ball, bounds, num_steps, rho, loss_fn, criterion, logits_fn, state
-) -> State:
-  keys = oracles.step_keys(state.keys, state.step)
-  answer = oracles.loss_and_gradient(
-    logits_fn, loss_fn, keys, state.point, state.y
-  )
-  found = oracles.satisfied(criterion, answer.outputs, state.y)
-  advance = functools.partial(_advance, ball, bounds, num_steps, rho)
-  loss = answer.loss.astype(state.loss.dtype)
-  changes = jax.vmap(advance)(state, loss, answer.grad)
-  changes["x_adv"] = oracles.choose(found, state.point, changes["x_adv"])
-  return state._replace(**changes, step=state.step + 1, found=found, done=found)
 
 
 def _advance(

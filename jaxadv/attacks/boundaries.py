@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import norms, oracles, types
+from jaxadv import checks, norms, oracles, types
 
 Array = jax.Array
 
@@ -35,6 +35,7 @@ class Likeliest:
   count: int
 
   def __post_init__(self) -> None:
+    checks.num_steps(self.count, "num_candidates")
     if self.count < 2:
       raise ValueError(
         f"num_candidates must be at least 2 (the label and another class), "

@@ -98,21 +98,14 @@ def carlini_wagner(
 
 
 def _init(plan, bounds, keys, x, y) -> State:
-  num_rows = x.shape[0]
-  rows = jnp.zeros(num_rows, bool)
   hidden, optimizer = _start(bounds, x)
   return State(
-    x=x,
+    **penalised.start(x),
     y=y,
     keys=keys,
-    step=jnp.zeros(num_rows, jnp.int32),
-    search=binary_search.start(plan, num_rows),
+    search=binary_search.start(plan, x.shape[0]),
     hidden=hidden,
     optimizer=optimizer,
-    best=jnp.full(num_rows, jnp.inf, jnp.float32),
-    x_adv=x,
-    found=rows,
-    done=rows,
   )
 
 
@@ -136,7 +129,6 @@ def _step(
   won = penalised.wins(criterion, confidence, answer, state.y)
   delta = penalised.perturbation(x, point)
   distance = jax.vmap(norms.L2)(delta)
-  better = won & (distance < state.best)
   missing = penalised.shortfall(confidence, answer)
   objective = jnp.square(distance) + state.search.c * missing
   pull = penalised.pull(jnp.where(missing > 0, state.search.c, 0.0), answer)
@@ -147,16 +139,12 @@ def _step(
   hidden, optimizer = oracles.choose(
     search.step == 0, _start(bounds, x), descended
   )
-  best = jnp.where(better, distance, state.best)
+  state = penalised.keep_best(state, point, won, distance)
   return state._replace(
-    step=state.step + 1,
     search=search,
     hidden=hidden,
     optimizer=optimizer,
-    best=best,
-    x_adv=oracles.choose(better, point, state.x_adv),
-    found=state.found | won,
-    done=(best == 0) | binary_search.finished(plan, search),
+    done=(state.best == 0) | binary_search.finished(plan, search),
   )
 
 

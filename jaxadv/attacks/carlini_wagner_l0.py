@@ -124,23 +124,16 @@ def carlini_wagner_l0(
 
 def _init(rule, keys, x, y) -> State:
   num_rows = x.shape[0]
-  rows = jnp.zeros(num_rows, bool)
-  counts = jnp.zeros(num_rows, jnp.int32)
   hidden = penalised.to_hidden(rule.bounds, x)
   return State(
-    x=x,
+    **penalised.start(x),
     y=y,
     keys=keys,
-    step=counts,
     free=jax.vmap(_pixels)(jnp.ones(x.shape, bool)),
     c=jnp.full(num_rows, rule.c_range[0], jnp.float32),
-    taken=counts,
+    taken=jnp.zeros(num_rows, jnp.int32),
     hidden=hidden,
     optimizer=penalised.start_optimizer(hidden),
-    best=jnp.full(num_rows, jnp.inf, jnp.float32),
-    x_adv=x,
-    found=rows,
-    done=rows,
   )
 
 
@@ -156,17 +149,11 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   answer = oracles.loss_and_gradient(logits_fn, loss_fn, keys, point, state.y)
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   distance = jax.vmap(jnp.sum)(moved).astype(jnp.float32)
-  fewer = won & (distance < state.best)
   missing = penalised.shortfall(rule.confidence, answer)
   delta = penalised.perturbation(x, point)
   pull = penalised.pull(jnp.where(missing > 0, state.c, 0.0), answer)
   grad = jnp.where(state.free, slope * (2 * delta - pull), 0.0)
-  state = state._replace(
-    step=state.step + 1,
-    best=jnp.where(fewer, distance, state.best),
-    x_adv=oracles.choose(fewer, point, state.x_adv),
-    found=state.found | won,
-  )
+  state = penalised.keep_best(state, point, won, distance)
   solved = won & (missing < _SOLVED)
   state = _advance(rule, state, solved, moved, answer.grad * delta, grad)
   over = (state.c > rule.c_range[1]) | ~jax.vmap(jnp.any)(state.free)

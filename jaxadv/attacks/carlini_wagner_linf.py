@@ -116,23 +116,16 @@ def carlini_wagner_linf(
 
 def _init(rule, keys, x, y) -> State:
   num_rows = x.shape[0]
-  rows = jnp.zeros(num_rows, bool)
-  counts = jnp.zeros(num_rows, jnp.int32)
   hidden = penalised.to_hidden(rule.bounds, x)
   return State(
-    x=x,
+    **penalised.start(x),
     y=y,
     keys=keys,
-    step=counts,
     tau=jnp.full(num_rows, rule.bounds[1] - rule.bounds[0], jnp.float32),
     c=jnp.full(num_rows, rule.c_range[0], jnp.float32),
-    taken=counts,
+    taken=jnp.zeros(num_rows, jnp.int32),
     hidden=hidden,
     optimizer=penalised.start_optimizer(hidden),
-    best=jnp.full(num_rows, jnp.inf, jnp.float32),
-    x_adv=x,
-    found=rows,
-    done=rows,
   )
 
 
@@ -149,7 +142,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   missing = penalised.shortfall(0.0, answer)
   excess = jax.vmap(_excess)(delta, state.tau)
   solved = won & (excess + state.c * missing < _SOLVED * state.c)
-  state = _keep(state, won & (distance < state.best), distance, point)
+  state = penalised.keep_best(state, point, won, distance)
   state = _advance(rule, state, solved, distance)
   away = jax.vmap(_excess_gradient)(delta, state.tau)
   grad = slope * (
@@ -161,18 +154,9 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   width = rule.bounds[1] - rule.bounds[0]
   over = (state.tau < _LAST_TAU * width) | (state.c > rule.c_range[1])
   return state._replace(
-    step=state.step + 1,
     hidden=hidden,
     optimizer=optimizer,
-    found=state.found | won,
     done=(state.best == 0) | over,
-  )
-
-
-def _keep(state: State, nearer: Array, distance: Array, point: Array) -> State:
-  return state._replace(
-    best=jnp.where(nearer, distance, state.best),
-    x_adv=oracles.choose(nearer, point, state.x_adv),
   )
 
 

@@ -1,7 +1,7 @@
 """The step size that adapts by itself, of Auto-PGD and of ACG.
 
-Their states hold, beside the fields of `types.State`, the number of the `step`
-and those of `start`. Progress is looked at where a period of steps ends:
+Their states hold the fields of `start`. Progress is looked at where a period of
+steps ends:
 
   the first period lasts `max(int(0.22 n), 1)` steps, each further one
   `max(int(0.03 n), 1)` less but never below `max(int(0.06 n), 1)`, for n steps
@@ -17,22 +17,32 @@ Reference: Croce, Hein, "Reliable evaluation of adversarial robustness with an
 ensemble of diverse parameter-free attacks", 2020.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxadv import types
+from jaxadv import oracles, types
 
 Array = jax.Array
 
 
-def start(x: Array, num_steps: Array | int, step_size: types.Scalar) -> dict:
+def start(
+  x: Array, point: Array, num_steps: Array | int, step_size: types.Scalar
+) -> dict[str, Array]:
   """The fields of the states before the first point is evaluated."""
   zero = jnp.zeros(len(x), jnp.int32)
+  no = jnp.zeros(len(x), bool)
   lowest = jnp.full(len(x), -jnp.inf, jnp.promote_types(x.dtype, jnp.float32))
   period = zero + jnp.maximum(22 * num_steps // 100, 1)
   return {
+    "x": x,
+    "step": zero,  # Points evaluated; the start is number 0.
+    "point": point,  # Where the model is asked next.
+    "x_adv": point,
+    "found": no,
+    "done": no,
     "loss": -lowest,  # That of the point before: the start is no rise.
     "step_size": jnp.full(len(x), step_size, x.dtype),
     "checkpoint": period,  # The step that ends the period under way.
@@ -43,6 +53,29 @@ def start(x: Array, num_steps: Array | int, step_size: types.Scalar) -> dict:
     "checked_loss": lowest,  # `best_loss` at the last look.
     "best_loss": lowest,
   }
+
+
+def step(
+  advance: Callable[..., dict[str, Array]],
+  loss_fn: types.LossFn,
+  criterion: types.Criterion,
+  logits_fn: types.LogitsFn,
+  state: Any,
+) -> Any:
+  """Asks about the points; a row is done at the first that wins.
+
+  `advance` takes the state, the loss and the gradient of ONE row and returns
+  what changes: `point`, `x_adv` and what `look` says, at least.
+  """
+  keys = oracles.step_keys(state.keys, state.step)
+  answer = oracles.loss_and_gradient(
+    logits_fn, loss_fn, keys, state.point, state.y
+  )
+  found = oracles.satisfied(criterion, answer.outputs, state.y)
+  loss = answer.loss.astype(state.loss.dtype)
+  changes = jax.vmap(advance)(state, loss, answer.grad)
+  changes["x_adv"] = oracles.choose(found, state.point, changes["x_adv"])
+  return state._replace(**changes, step=state.step + 1, found=found, done=found)
 
 
 def look(

@@ -62,6 +62,7 @@ def restarts(
     size_fn: For minimum-norm attacks: keeps the nearest success instead.
 
   Raises:
+    TypeError: `num_restarts` is not an integer.
     ValueError: `num_restarts` is below 1.
   """
   checks.num_steps(num_restarts, "num_restarts")
@@ -106,6 +107,7 @@ def multi_targeted(
     size_fn: For minimum-norm attacks: keeps the nearest success.
 
   Raises:
+    TypeError: `num_targets` is not an integer.
     ValueError: `num_targets` is below 1, or too large for the model.
 
   Reference: Gowal et al., "An alternative surrogate loss for PGD-based
@@ -124,7 +126,16 @@ def eot(attack: types.Attack, num_samples: int) -> types.Attack:
   """Expectation over transformation: every question asked `num_samples` times.
 
   The loss and so its gradient are means over draws of the model's randomness;
-  success is judged by the mean probabilities of the draws.
+  success is judged by the mean probabilities of the draws, and so are the
+  boundaries of attacks that ask for the gradients of several classes.
+
+  Args:
+    attack: What asks.
+    num_samples: Draws per question, each at the price of a question.
+
+  Raises:
+    TypeError: `num_samples` is not an integer.
+    ValueError: `num_samples` is below 1.
 
   Reference: Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial
   examples", 2018.
@@ -207,7 +218,7 @@ def _step(
     verdict = _nearest(state, size_fn, result, holds & ended)
   targets = state.targets
   if targets is not None:
-    ranked = _likeliest_wrong(model.heard, state.y, targets.shape[1])
+    ranked = oracles.likeliest_wrong(model.heard, state.y, targets.shape[1])
     targets = oracles.choose(choosing, ranked, targets)
   state = state._replace(targets=targets)
   x_adv = oracles.choose(verdict.better, result, state.x_adv)
@@ -257,16 +268,3 @@ def _next_round(attack, state, round_, rows, inner):
 
 def _round_keys(keys: Array, round_: Array) -> Array:
   return jax.vmap(jax.random.fold_in)(keys, round_)
-
-
-def _likeliest_wrong(outputs, label: Array, num_targets: int) -> Array:
-  logits = oracles.mean_logits(outputs)
-  num_classes = logits.shape[-1]
-  if num_targets > num_classes - 1:
-    raise ValueError(
-      f"num_targets must be at most {num_classes - 1} for a model of "
-      f"{num_classes} classes, got num_targets={num_targets}"
-    )
-  is_label = jnp.arange(num_classes)[None] == label[:, None]
-  wrong = jnp.where(is_label, -jnp.inf, logits)
-  return jax.lax.top_k(wrong, num_targets)[1].astype(jnp.int32)

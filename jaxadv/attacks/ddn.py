@@ -68,7 +68,7 @@ def ddn(
 
   Args:
     num_steps: Gradients per row.
-    gamma: The relative change of the radius, below 1.
+    gamma: The relative change of the radius, in (0, 1).
     init_norm: The first radius, in the units of the input.
     loss_fn: What to maximise.
     criterion: What counts as a win.
@@ -76,14 +76,15 @@ def ddn(
 
   Raises:
     TypeError: `num_steps` is not an integer.
-    ValueError: `num_steps` is below 1, `gamma` or `init_norm` is not positive,
-      or the bounds are not a range.
+    ValueError: `num_steps` is below 1, `gamma` is not in (0, 1), `init_norm` is
+      not positive, or the bounds are not a range.
 
   Reference: Rony et al., "Decoupling direction and norm for efficient
   gradient-based L2 adversarial attacks and defenses", 2019.
   """
   checks.num_steps(num_steps)
   checks.positive("gamma", gamma)
+  checks.positive("1 - gamma", 1 - gamma)
   checks.positive("init_norm", init_norm)
   checks.bounds(bounds)
   rule = _Rule(num_steps, gamma, init_norm, bounds)

@@ -63,13 +63,15 @@ def deepfool(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: `num_steps` is not an integer.
+    TypeError: `norm` is none; `num_steps` or `num_candidates` is not an
+      integer.
     ValueError: `num_steps` is below 1, `num_candidates` below 2, `overshoot`
       negative, or the bounds are not a range.
 
   Reference: Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: a simple and accurate
   method to fool deep neural networks", 2016.
   """
+  checks.norm(norm)
   checks.num_steps(num_steps)
   checks.non_negative("overshoot", overshoot)
   checks.bounds(bounds)

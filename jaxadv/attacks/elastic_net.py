@@ -120,20 +120,13 @@ def elastic_net(
 
 
 def _init(plan, keys, x, y) -> State:
-  num_rows = x.shape[0]
-  rows = jnp.zeros(num_rows, bool)
   return State(
-    x=x,
+    **penalised.start(x),
     y=y,
     keys=keys,
-    step=jnp.zeros(num_rows, jnp.int32),
-    search=binary_search.start(plan, num_rows),
+    search=binary_search.start(plan, x.shape[0]),
     shrunk=x,
     point=x,
-    best=jnp.full(num_rows, jnp.inf, jnp.float32),
-    x_adv=x,
-    found=rows,
-    done=rows,
   )
 
 
@@ -147,7 +140,6 @@ def _step(
   won = penalised.wins(criterion, confidence, answer, state.y)
   delta = penalised.perturbation(state.x, state.point)
   distance = jax.vmap(rule, (None, 0))(beta, delta)
-  better = won & (distance < state.best)
   c, count = state.search.c, state.search.step
   missing = penalised.shortfall(confidence, answer)
   objective = jax.vmap(elastic, (None, 0))(beta, delta) + c * missing
@@ -157,16 +149,12 @@ def _step(
   )
   search = binary_search.advance(plan, state.search, won, objective)
   shrunk, point = oracles.choose(search.step == 0, (state.x, state.x), moved)
-  best = jnp.where(better, distance, state.best)
+  state = penalised.keep_best(state, state.point, won, distance)
   return state._replace(
-    step=state.step + 1,
     search=search,
     shrunk=shrunk,
     point=point,
-    best=best,
-    x_adv=oracles.choose(better, state.point, state.x_adv),
-    found=state.found | won,
-    done=(best == 0) | binary_search.finished(plan, search),
+    done=(state.best == 0) | binary_search.finished(plan, search),
   )
 
 

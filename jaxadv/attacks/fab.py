@@ -102,7 +102,8 @@ def fab_t(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: a number of steps, targets or restarts is no integer.
+    TypeError: `norm` is none; a number of steps, targets or restarts is no
+      integer.
     ValueError: a number is out of its range; too few classes for `num_targets`.
 
   Reference: Croce, Hein, "Minimally distorted adversarial examples with a fast
@@ -151,6 +152,7 @@ def fab(
 
 
 def _rule(norm, num_steps, eps, alpha_max, eta, beta, bounds) -> _Rule:
+  checks.norm(norm)
   checks.num_steps(num_steps)
   checks.bounds(bounds)
   checks.non_negative("alpha_max", alpha_max)
@@ -239,8 +241,8 @@ def _ask_target(rule, rounds, logits_fn, state):
   target = jnp.take_along_axis(state.targets, index[:, None], axis=1)[:, 0]
   keys = oracles.step_keys(state.keys, state.step)
   boundary = boundaries.targeted(logits_fn, keys, state.point, state.y, target)
-  logits = oracles.mean_logits(boundary.outputs)
-  ranked = _likeliest_wrong(logits, state.y, state.targets.shape[1])
+  num_targets = state.targets.shape[1]
+  ranked = oracles.likeliest_wrong(boundary.outputs, state.y, num_targets)
   return boundary, oracles.choose(target < 0, ranked, state.targets)
 
 
@@ -251,18 +253,6 @@ def _ask_nearest(candidates, rule, rounds, logits_fn, state):
     rule.norm, candidates, logits_fn, keys, state.point, state.y
   )
   return boundary, state.targets
-
-
-def _likeliest_wrong(logits: Array, label: Array, num_targets: int) -> Array:
-  num_classes = logits.shape[-1]
-  if num_targets > num_classes - 1:
-    raise ValueError(
-      f"num_targets must be at most {num_classes - 1} for a model of "
-      f"{num_classes} classes, got num_targets={num_targets}"
-    )
-  is_label = jnp.arange(num_classes)[None] == label[:, None]
-  wrong = jnp.where(is_label, -jnp.inf, logits)
-  return jax.lax.top_k(wrong, num_targets)[1].astype(jnp.int32)
 
 
 def _move(rule, x: Array, point: Array, lead: Array, normal: Array) -> Array:

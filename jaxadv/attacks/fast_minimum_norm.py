@@ -106,19 +106,20 @@ def fmn(
     norm: `norms.Linf`, `norms.L2` or `norms.L1`.
     num_steps: Gradients per row (adv-lib: 10).
     step_size: The first step, in L2 whatever the norm; the last is a hundredth.
-    gamma: The first relative change of the radius, below 1.
-    gamma_final: The last one.
+    gamma: The first relative change of the radius, in (0, 1).
+    gamma_final: The last one, likewise.
     loss_fn: What to maximise.
     criterion: What counts as a win.
     bounds: The range of inputs.
 
   Raises:
-    TypeError: `num_steps` is not an integer.
-    ValueError: `num_steps` is below 1, `step_size` or a rate is not positive,
-      or the bounds are not a range.
+    TypeError: `norm` is none or `num_steps` is not an integer.
+    ValueError: `num_steps` is below 1, `step_size` is not positive, a rate is
+      not in (0, 1), or the bounds are not a range.
 
   Reference: see the module.
   """
+  checks.norm(norm)
   return _attack(
     _Rule(
       types.Static(norm.ball),
@@ -149,23 +150,7 @@ def fmn_l0(
   The radius is a whole number that changes by 1 at least: where the point won,
   `min(eps - 1, floor((1 - gamma) eps))`, but no more than the distance of the
   best point; else `max(eps + 1, floor((1 + gamma) eps))`. A pixel counts once
-  for each of its channels.
-
-  Args:
-    num_steps: Gradients per row (adv-lib: 10).
-    step_size: The first step, in L2; the last is a hundredth.
-    gamma: The first relative change of the radius, below 1.
-    gamma_final: The last one.
-    loss_fn: What to maximise.
-    criterion: What counts as a win.
-    bounds: The range of inputs.
-
-  Raises:
-    TypeError: `num_steps` is not an integer.
-    ValueError: `num_steps` is below 1, `step_size` or a rate is not positive,
-      or the bounds are not a range.
-
-  Reference: see the module.
+  for each of its channels. Arguments and errors are those of `fmn`.
   """
   return _attack(
     _Rule(
@@ -187,8 +172,10 @@ def _attack(
 ) -> types.Attack:
   checks.num_steps(rule.num_steps)
   checks.positive("step_size", rule.step_size)
-  checks.positive("gamma", rule.gamma)
-  checks.positive("gamma_final", rule.gamma_final)
+  for name in ("gamma", "gamma_final"):
+    rate = getattr(rule, name)
+    checks.positive(name, rate)
+    checks.positive(f"1 - {name}", 1 - rate)
   checks.bounds(rule.bounds)
   return types.Attack(
     init=Partial(_init),

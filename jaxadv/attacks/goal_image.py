@@ -34,6 +34,20 @@ def goal_image(
   first shown this way (D. Geng and R. Veerapaneni, "Tricking neural networks:
   create your own adversarial examples", 2018). A row stops where the goal's
   class wins; `criteria.never` goes on to perfect the output.
+
+  Args:
+    num_steps: Gradients per row.
+    learning_rate: The length of a step, as a multiple of the gradient.
+    weight: The pull towards x.
+    start: The first perturbation.
+    loss_fn: What to maximise; `losses.squared_error` of other outputs.
+    criterion: When a row stops, of `(logits, y)`.
+    bounds: The range of inputs.
+
+  Raises:
+    TypeError: `num_steps` is not an integer.
+    ValueError: `num_steps` is below 1, `learning_rate` is not positive,
+      `weight` is negative, or the bounds are not a range.
   """
   checks.non_negative("weight", weight)
   checks.positive("learning_rate", learning_rate)

@@ -10,6 +10,10 @@ The keywords that all share: `loss_fn` (what to maximise, cross-entropy as in
 the papers), `criterion` (a row stops where it holds; `criteria.never` spends
 the whole budget, as adversarial training does) and `bounds` (the range of
 inputs). `step_size` is a length in the ball's norm. All numbers are leaves.
+
+Errors of all: TypeError where `ball` is none or `num_steps` is not an integer;
+ValueError where `num_steps` is below 1, another number is negative (a learning
+rate: not positive), or the bounds are not a range.
 """
 
 import jax
@@ -37,6 +41,7 @@ def fgsm(
   Reference: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial
   examples", 2015.
   """
+  checks.ball(ball)
   return basic_iterative(
     ball,
     num_steps=1,
@@ -116,11 +121,12 @@ def r_fgsm(
   """R+FGSM: a random step of its own, then the rest of eps along the gradient.
 
   `x' = x + a * steepest(N(0, I))`, then `x' + (eps - a) * steepest(grad
-  L(x'))`, with `a = random_step`, eps / 2 by default as in the paper. In Linf
-  the random step is the sign of Gaussian noise.
+  L(x'))`, with `a = random_step`, at most eps and eps / 2 by default as in the
+  paper. In Linf the random step is the sign of Gaussian noise.
 
   Reference: Tramer et al., "Ensemble adversarial training", 2018.
   """
+  checks.ball(ball)
   a = ball.eps / 2 if random_step is None else random_step
   checks.non_negative("random_step", a)
   checks.non_negative("eps - random_step", ball.eps - a)
@@ -153,9 +159,7 @@ def mi_fgsm(
 
   Reference: Dong et al., "Boosting adversarial attacks with momentum", 2018.
   """
-  checks.num_steps(num_steps)
-  if step_size is None:
-    step_size = ball.eps / num_steps
+  step_size = _step_size(ball, num_steps, step_size)
   return ascent.projected_gradient(
     ball,
     _momentum_rule(ball, step_size, decay),
@@ -185,9 +189,7 @@ def ni_fgsm(
   Reference: Lin et al., "Nesterov accelerated gradient and scale invariance for
   adversarial attacks", 2020.
   """
-  checks.num_steps(num_steps)
-  if step_size is None:
-    step_size = ball.eps / num_steps
+  step_size = _step_size(ball, num_steps, step_size)
   return ascent.projected_gradient(
     ball,
     _momentum_rule(ball, step_size, decay),
@@ -236,6 +238,12 @@ def _steepest_rule(ball, step_size) -> ascent.Rule:
 
 def _steepest_transform(ball, step_size):
   return optax.chain(ascent.steepest(ball), optax.scale(-step_size))
+
+
+def _step_size(ball, num_steps, step_size) -> types.Scalar:
+  checks.ball(ball)
+  checks.num_steps(num_steps)
+  return ball.eps / num_steps if step_size is None else step_size
 
 
 def _momentum_rule(ball, step_size, decay) -> ascent.Rule:

@@ -104,26 +104,19 @@ def lbfgs(
 
 def _init(plan, keys, x, y) -> State:
   num_rows = x.shape[0]
-  rows = jnp.zeros(num_rows, bool)
-  infinite = jnp.full(num_rows, jnp.inf, jnp.float32)
   zeros = jnp.zeros(x.shape, jnp.float32)
   return State(
-    x=x,
+    **penalised.start(x),
     y=y,
     keys=keys,
-    step=jnp.zeros(num_rows, jnp.int32),
     search=binary_search.start(plan, num_rows),
     point=x,
     base=x,
-    value=infinite,
+    value=jnp.full(num_rows, jnp.inf, jnp.float32),
     grad=zeros,
     direction=zeros,
     length=jnp.ones(num_rows, jnp.float32),
     memory=jax.vmap(_OPTIMIZER.init)(zeros),
-    best=infinite,
-    x_adv=x,
-    found=rows,
-    done=rows,
   )
 
 
@@ -136,8 +129,6 @@ def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   delta = penalised.perturbation(x, state.point)
   distance = jax.vmap(norms.L2)(delta)
-  better = won & (distance < state.best)
-  best = jnp.where(better, distance, state.best)
   value = jnp.square(distance) - search.c * answer.loss.astype(jnp.float32)
   grad = 2 * delta - penalised.pull(search.c, answer)
   fresh = search.step == 0
@@ -157,14 +148,11 @@ def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
   )
   shorter = state._replace(length=_SHRINK * state.length)
   state = oracles.choose(accepted, turned, shorter)
+  state = penalised.keep_best(state, state.point, won, distance)
   return state._replace(
-    step=state.step + 1,
     search=search,
     point=oracles.choose(search.step == 0, x, _next_point(bounds, state)),
-    best=best,
-    x_adv=oracles.choose(better, state.point, state.x_adv),
-    found=state.found | won,
-    done=(best == 0) | binary_search.finished(plan, search),
+    done=(state.best == 0) | binary_search.finished(plan, search),
   )
 
 

@@ -1,6 +1,6 @@
 """SLIDE: sparse L1 descent, projected gradient ascent on few coordinates."""
 
-from jaxadv import balls, criteria, losses, types
+from jaxadv import balls, checks, criteria, losses, types
 from jaxadv.attacks import ascent, gradient
 
 
@@ -29,7 +29,8 @@ def sparse_l1_descent(
     eps: The L1 radius.
     num_steps: Gradients per row.
     step_size: A length in L1; eps / 10 by default.
-    top_fraction: The share of coordinates that a step moves, at least one.
+    top_fraction: The share of coordinates that a step moves, at least one; in
+      (0, 1].
     start: The first perturbation.
     loss_fn: What to maximise.
     criterion: When to stop.
@@ -37,12 +38,14 @@ def sparse_l1_descent(
 
   Raises:
     TypeError: `num_steps` is not an integer.
-    ValueError: `num_steps` is below 1, `eps` or `step_size` is negative, or the
-      bounds are not a range.
+    ValueError: `num_steps` is below 1, `eps` or `step_size` is negative,
+      `top_fraction` is not in (0, 1], or the bounds are not a range.
 
   Reference: Tramer, Boneh, "Adversarial training and robustness for multiple
   perturbations", 2019.
   """
+  checks.positive("top_fraction", top_fraction)
+  checks.non_negative("1 - top_fraction", 1 - top_fraction)
   ball = balls.L1(eps, top_fraction)
   return gradient.pgd(
     ball,

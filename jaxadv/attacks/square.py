@@ -132,11 +132,7 @@ def window_share(
 
 
 def _init(ball, bounds, start, keys, x, y) -> State:
-  if x.ndim != 4:
-    raise ValueError(
-      f"x must hold images [B, H, W, C] for attacks.square, got shape "
-      f"{x.shape}: reshape the inputs, and back inside the model"
-    )
+  checks.images(x)
   low, high = bounds[0] - x, bounds[1] - x
   delta = jax.vmap(lambda *args: start(ball, *args))(keys, low, high)
   delta = delta.astype(x.dtype)

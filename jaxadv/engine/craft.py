@@ -30,6 +30,7 @@ def craft(
   checkpoint: str | os.PathLike | None = None,
   stop: Callable[[], bool] = lambda: False,
   index: np.ndarray | None = None,
+  name: str = "attack",
 ) -> Record:
   """Attacks a data set of any size through a fixed number of slots.
 
@@ -55,6 +56,7 @@ def craft(
     index: The number of each example [N], for its key and the record; by
       default its row. For a part of a data set, the places in the whole: then
       an example's result does not depend on the others of the part.
+    name: What the progress bar calls it.
 
   Returns:
     A `Record` of NumPy arrays.
@@ -81,7 +83,7 @@ def craft(
   index = _numbers(index, len(images))
   job = Job(attack, logits_fn, key, images, y, index, slots, checkpoint)
   with _progress_bar(progress) as bar:
-    task = bar.add_task("attack", total=len(images))
+    task = bar.add_task(name, total=len(images))
     while job.unfinished():
       job.advance()
       bar.update(task, completed=job.completed())

@@ -5,31 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import engine, losses, norms
+from jaxadv import engine, losses, models, norms
 from jaxadv.attacks.alma import _slope, alma
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
-WIDE = (-5.0, 5.0)
-
-
-def _problem(num_classes=3):
-  rng = np.random.default_rng(0)
-  w, b = rng.normal(size=(6, num_classes)), 0.1 * rng.normal(size=num_classes)
-  x = rng.normal(size=(5, 6)).astype(np.float32)
-  return w, b, x, np.argmax(x @ w + b, axis=1).astype(np.int32)
-
-
-def _states(attack, logits_fn, x, label):
-  state = attack.init(jax.random.split(KEY, len(x)), jnp.asarray(x), label)
-  step = jax.jit(attack.step)
-  for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
-    yield state
+KEY, WIDE = cases.KEY, cases.WIDE
 
 
 def test_finds_the_distance_of_a_linear_model():
-  w, b, x, label = _problem(num_classes=2)
+  w, b, x, label = cases.problem(num_classes=2)
   attack = alma(norms.L2, num_steps=1000, bounds=WIDE)
   x_adv = engine.run(attack, victims.linear(w, b), KEY, x, label, bounds=WIDE)
   exact = victims.linear_distance(w, b, x, label, 2)
@@ -50,20 +35,21 @@ def test_the_slope_is_that_of_the_penalty():
       )
 
 
+def _plateau(boundary, x):
+  """Class 1 wins beyond the boundary; 0.5 before it the slope ends."""
+  lead = jnp.maximum(x[:, 0] - boundary, -0.5)
+  return jnp.stack([jnp.zeros_like(lead), lead], axis=1)
+
+
 def test_penalty_parameters_are_each_row_s_own():
-  # The first row wins at once, the second never: only its rho may grow.
-  logits_fn = victims.binary([1.0, 0.0], -0.9)
+  # The first row wins at once, the second never: only its rho grows, by the
+  # looks in the 10th, 20th and 30th step.
+  logits_fn = models.bind(_plateau, jnp.float32(0.9))
   x = jnp.asarray([[0.895, 0.0], [0.0, 0.0]])
-  attack = alma(
-    norms.L2, num_steps=30, step_size=0.01, bounds=(0.0, 1.0),
-    loss_fn=losses.margin,
-  )  # fmt: skip
-  *_, state = _states(attack, logits_fn, x, jnp.zeros(2, int))
-  assert state.rho[0] == 1.0
-  stuck = victims.linear(np.zeros((2, 2)), [1.0, 0.0])
-  *_, state = _states(attack, stuck, x, jnp.zeros(2, int))
-  # Looks in the 10th, 20th and 30th step.
-  np.testing.assert_allclose(state.rho, 1.2**3, rtol=1e-5)
+  attack = alma(norms.L2, num_steps=30, step_size=0.01, loss_fn=losses.margin)
+  *_, state = cases.states(attack, logits_fn, x, jnp.zeros(2, int))
+  np.testing.assert_array_equal(state.found, [True, False])
+  np.testing.assert_allclose(state.rho, [1.0, 1.2**3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("broken", [0.0, np.nan])
@@ -71,16 +57,16 @@ def test_a_failure_keeps_the_clean_input(broken):
   logits_fn = victims.linear(np.zeros((6, 3)), [1.0 + broken, 0.0, 0.0])
   x = jnp.full((2, 6), 0.5)
   attack = alma(norms.L2, num_steps=3)
-  for state in _states(attack, logits_fn, x, jnp.zeros(2, int)):
+  for state in cases.states(attack, logits_fn, x, jnp.zeros(2, int)):
     assert np.isfinite(state.point).all()
   np.testing.assert_array_equal(state.x_adv, x)
   assert not state.found.any() and not state.done.any()
 
 
 def test_an_input_that_is_wrong_already_is_its_own_result():
-  w, b, x, label = _problem()
+  w, b, x, label = cases.problem()
   attack = alma(norms.L1, bounds=WIDE)
-  state = next(_states(attack, victims.linear(w, b), x, (label + 1) % 3))
+  state = next(cases.states(attack, victims.linear(w, b), x, (label + 1) % 3))
   assert state.found.all() and state.done.all()
   np.testing.assert_array_equal(state.x_adv, x)
 

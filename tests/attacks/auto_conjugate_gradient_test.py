@@ -19,7 +19,10 @@ from tests.attacks import auto_pgd_cases as cases
 def _beta(grad, old_grad, old_direction):
   change = grad - old_grad
   rate = old_direction @ change
-  return max(0.0, -(grad @ change) / rate) if rate else 0.0
+  rounding = 64 * np.finfo(float).eps * np.abs(grad).max()
+  if abs(rate) <= rounding * np.linalg.norm(old_direction):
+    return 0.0
+  return max(0.0, -(grad @ change) / rate)
 
 
 def _derive(rules, start, x, label, n):

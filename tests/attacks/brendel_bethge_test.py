@@ -115,17 +115,18 @@ def test_the_stages_follow_each_other():
   logits_fn = victims.binary([1.0], -1.0)
   x = np.zeros((1, 1))
   attack = brendel_bethge(
-    norms.L2, num_steps=40, learning_rate=0.01, bounds=(-8.0, 8.0)
-  )
+    norms.L2, num_steps=40, learning_rate=0.01, bounds=(-8.0, 8.0),
+    start=lambda key, x, ball, bounds: jnp.full(1, 3.0),
+  )  # fmt: skip
   states = list(_states(attack, logits_fn, x, [0]))
   points = [float(state.point[0, 0]) for state in states]
-  # The input, a move twice as far as the boundary, and ten halvings.
-  expected, lost, won = [0.0, 2.0], 0.0, 1.0
+  # The input, the start, and ten halvings of the way between them.
+  expected, lost, won = [0.0, 3.0], 0.0, 1.0
   for _ in range(10):
     middle = (lost + won) / 2
-    expected.append(2 * middle)
-    lost, won = (lost, middle) if 2 * middle > 1 else (middle, won)
-  expected.append(2 * won)
+    expected.append(3 * middle)
+    lost, won = (lost, middle) if 3 * middle > 1 else (middle, won)
+  expected.append(3 * won)
   np.testing.assert_allclose(points[:13], expected, rtol=1e-6)
   stages = [int(state.way.stage[0]) for state in states]
   assert stages[:14] == [-1, -1, *range(12)]
@@ -134,6 +135,22 @@ def test_the_stages_follow_each_other():
   assert lead > 0
   np.testing.assert_allclose(points[13], 1 + 0.1 * lead, rtol=1e-6)
   assert 1 <= states[-1].distance[0] <= 1 + 1e-5
+
+
+def test_without_a_start_it_moves_twice_as_far_as_the_boundary_seems_to_be():
+  logits_fn = victims.binary([1.0], -1.0)
+  attack = brendel_bethge(norms.L2, num_steps=2, bounds=(-8.0, 8.0))
+  *_, state = _states(attack._replace(num_steps=1), logits_fn, [[0.0]], [0])
+  np.testing.assert_allclose(state.point, [[2.0]], rtol=1e-4)
+
+
+def test_a_win_within_rounding_of_the_boundary_is_none():
+  attack = brendel_bethge(norms.L2, num_steps=1, bounds=(-8.0, 8.0))
+  near, far = 1 + 2e-6, 1 + 2e-5
+  # Against logits of this size the nearer one leads by 2e-6, less than 1e-5.
+  logits_fn = victims.linear([[0.0, 1.0]], [1.0, 0.0])
+  *_, state = _states(attack, logits_fn, [[near], [far]], [0, 0])
+  np.testing.assert_array_equal(state.found, [False, True])
 
 
 def test_the_trust_region_bounds_steps_and_is_halved_twenty_times():

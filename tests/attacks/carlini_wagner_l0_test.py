@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,25 +9,14 @@ import pytest
 from jaxadv import criteria, engine, losses
 from jaxadv.attacks.carlini_wagner_l0 import _still_free, carlini_wagner_l0
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
+KEY = cases.KEY
 craft = functools.partial(engine.craft, progress=False)
 # Few values of c: each that fails costs `num_steps`.
 SHORT = functools.partial(
   carlini_wagner_l0, num_steps=100, learning_rate=0.05, c_range=(1e-2, 1e4)
 )
-
-
-@functools.partial(jax.jit, static_argnums=4)
-def drive(attack, logits_fn, x, y, num_steps):
-  keys = jax.random.split(KEY, len(x))
-  state = attack.init(keys, jnp.asarray(x), jnp.asarray(y))
-
-  def step(state, _):
-    state = attack.step(logits_fn, state)
-    return state, state
-
-  return jax.lax.scan(step, state, None, num_steps)[1]
 
 
 def test_finds_the_distance_of_a_linear_model():
@@ -59,8 +47,7 @@ def test_a_pixel_is_all_its_channels():
   record = craft(SHORT(), logits_fn, KEY, x, np.zeros(1, int))
   changed = (record.x_adv != x).any(axis=-1)[0]
   np.testing.assert_array_equal(changed, [[False, True], [False, False]])
-  attack = SHORT()
-  state = attack.init(jax.random.split(KEY, 1), jnp.asarray(x), jnp.zeros(1))
+  state = cases.start(SHORT(), x, np.zeros(1))
   assert state.free.shape == (1, 2, 2, 1)
 
 
@@ -88,7 +75,7 @@ def test_searches_free_ever_fewer_pixels_and_the_count_is_exact():
   x = rng.uniform(0.2, 0.8, size=(4, 30)).astype(np.float32)
   logits_fn = victims.linear(w, [0.0, 0.0, 0.0])
   label = victims.logits(logits_fn, x).argmax(axis=1)
-  states = drive(SHORT(), logits_fn, x, label, 1000)
+  states = cases.drive(SHORT(), logits_fn, x, label, 1000)
   free, best = np.asarray(states.free), np.asarray(states.best)
   assert (free[1:] <= free[:-1]).all() and (best[1:] <= best[:-1]).all()
   assert (free[-1].sum(axis=-1) < 20).all()
@@ -129,7 +116,7 @@ def test_a_failure_keeps_the_clean_input(offset):
   logits_fn = victims.linear(np.eye(2), [offset, 0.0])
   x = np.full((2, 2), 0.6, np.float32)
   attack = SHORT(num_steps=5, c_range=(1.0, 3.0))
-  states = drive(attack, logits_fn, x, np.zeros(2, int), 10)
+  states = cases.drive(attack, logits_fn, x, np.zeros(2, int), 10)
   np.testing.assert_array_equal(states.x_adv[-1], x)
   assert not states.found.any() and states.done[-1].all()
   assert np.isfinite(states.hidden).all()
@@ -143,6 +130,7 @@ def test_a_failure_keeps_the_clean_input(offset):
     ({"learning_rate": 0.0}, "learning_rate"),
     ({"confidence": -0.1}, "confidence"),
     ({"c_range": (1.0, 0.5)}, "c_range"),
+    ({"c_range": 1.0}, "c_range must be a pair"),
     ({"bounds": (1.0, 0.0)}, "bounds"),
   ],
 )

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,8 +10,9 @@ from jaxadv import criteria, engine, losses
 from jaxadv.attacks.carlini_wagner_linf import carlini_wagner_linf
 from jaxadv.attacks.penalised import from_hidden
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
+KEY = cases.KEY
 craft = functools.partial(engine.craft, progress=False)
 SHORT = functools.partial(
   carlini_wagner_linf, num_searches=40, num_steps=40, learning_rate=0.02
@@ -32,18 +32,6 @@ def problem(num_classes=2):
   return w, b, x, label
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def drive(attack, logits_fn, x, y, num_steps):
-  keys = jax.random.split(KEY, len(x))
-  state = attack.init(keys, jnp.asarray(x), jnp.asarray(y))
-
-  def step(state, _):
-    state = attack.step(logits_fn, state)
-    return state, state
-
-  return jax.lax.scan(step, state, None, num_steps)[1]
-
-
 def test_finds_the_distance_of_a_linear_model():
   w, b, x, label = problem()
   attack = carlini_wagner_linf(num_steps=300, decrease=0.995)
@@ -58,7 +46,7 @@ def test_tau_and_c_follow_the_searches_by_hand():
   logits_fn = victims.trained()
   # Long steps: the first win is far from the nearest.
   attack = SHORT(learning_rate=0.1, c_range=(1e-2, 1.0))
-  states = drive(attack, logits_fn, x, label, 400)
+  states = cases.drive(attack, logits_fn, x, label, 400)
   states = jax.tree.map(np.asarray, states._replace(keys=None))
   later = np.asarray(from_hidden((0.0, 1.0), states.hidden)[0])
   asked = np.concatenate([x[None], later])
@@ -87,14 +75,14 @@ def test_a_row_is_done_where_c_or_tau_are_at_their_end():
   # The boundary is nearer than 1/256, so tau ends the search ...
   logits_fn = victims.binary(np.ones(4), -2.004)
   x = np.full((1, 4), 0.5, np.float32)
-  states = drive(SHORT(), logits_fn, x, np.zeros(1, int), 400)
+  states = cases.drive(SHORT(), logits_fn, x, np.zeros(1, int), 400)
   last = int(np.argmax(states.done[:, 0]))
   assert states.done[-1, 0] and states.tau[last, 0] < 1 / 256
   assert states.best[-1, 0] < 1.2 / 256
   # ... and there is none, so c does: 1, 2, 4, 8, 16.
   stuck = victims.linear(np.zeros((4, 2)), [1.0, 0.0])
   attack = SHORT(num_steps=10, c_range=(1.0, 10.0))
-  states = drive(attack, stuck, x, np.zeros(1, int), 60)
+  states = cases.drive(attack, stuck, x, np.zeros(1, int), 60)
   assert int(np.argmax(states.done[:, 0])) == 39
   assert states.c[-1, 0] >= 16
 
@@ -104,7 +92,7 @@ def test_the_result_is_the_nearest_point_that_won(bounds):
   w, b, x, label = problem(num_classes=3)
   logits_fn = victims.linear(w, b)
   attack = SHORT(bounds=bounds)
-  states = drive(attack, logits_fn, x, label, 300)
+  states = cases.drive(attack, logits_fn, x, label, 300)
   best, found = np.full(5, np.inf), np.zeros(5, bool)
   for i in range(300):
     found |= np.asarray(states.found[i])
@@ -143,7 +131,7 @@ def test_a_failure_keeps_the_clean_input(offset):
   logits_fn = victims.linear(np.eye(2), [offset, 0.0])
   x = np.full((2, 2), 0.6, np.float32)
   attack = SHORT(num_steps=5, c_range=(1.0, 3.0))
-  states = drive(attack, logits_fn, x, np.zeros(2, int), 10)
+  states = cases.drive(attack, logits_fn, x, np.zeros(2, int), 10)
   np.testing.assert_array_equal(states.x_adv[-1], x)
   assert not states.found.any() and states.done[-1].all()
   assert np.isfinite(states.hidden).all()

@@ -12,22 +12,12 @@ from jaxadv.attacks import binary_search
 from jaxadv.attacks.carlini_wagner import carlini_wagner
 from jaxadv.attacks.penalised import from_hidden, to_hidden
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
+KEY = cases.KEY
 PLAN = binary_search.Plan(9, 200, abort_early=False)
 SHORT = binary_search.Plan(4, 40, abort_early=False)
 craft = functools.partial(engine.craft, progress=False)
-
-
-def victim(seed=0, num_inputs=12, num_classes=4):
-  """A linear model whose boundaries are near the middle of the box."""
-  rng = np.random.default_rng(seed)
-  w = rng.normal(size=(num_inputs, num_classes)).astype(np.float32)
-  b = -0.5 * w.sum(axis=0)
-  x = rng.uniform(0.35, 0.65, (8, num_inputs)).astype(np.float32)
-  logits_fn = victims.linear(w, b)
-  label = victims.logits(logits_fn, x).argmax(axis=1).astype(np.int32)
-  return logits_fn, x, label
 
 
 def at_known_distances(shift=0.0):
@@ -54,22 +44,8 @@ def two_lines(keys, x):
 TWO_LINES = jax.tree_util.Partial(two_lines)
 
 
-def _drive(attack, logits_fn, x, y, num_steps):
-  keys = jax.random.split(KEY, len(x))
-  state = attack.init(keys, jnp.asarray(x), jnp.asarray(y))
-
-  def step(state, _):
-    state = attack.step(logits_fn, state)
-    return state, state
-
-  return jax.lax.scan(step, state, None, num_steps)[1]
-
-
-drive = jax.jit(_drive, static_argnums=4)
-
-
 def test_reaches_a_target():
-  logits_fn, x, label = victim()
+  logits_fn, x, label = cases.in_the_box()
   target = (label + 1) % 4
   attack = carlini_wagner(
     plan=PLAN,
@@ -126,7 +102,7 @@ def test_finds_the_distance_of_a_linear_model(shift):
 
 def test_rows_stop_early_on_their_own():
   """Trap 18: what shares the batch neither stops a row nor keeps it going."""
-  logits_fn, x, label = victim()
+  logits_fn, x, label = cases.in_the_box()
   attack = carlini_wagner(plan=binary_search.Plan(3, 40))
   together = craft(attack, logits_fn, KEY, x, label)
   assert len(set(together.steps)) > 1
@@ -137,7 +113,7 @@ def test_rows_stop_early_on_their_own():
 
 
 def test_searches_stop_early_only_where_asked_to():
-  logits_fn, x, label = victim()
+  logits_fn, x, label = cases.in_the_box()
   plan = binary_search.Plan(3, 40)
   early = craft(carlini_wagner(plan=plan), logits_fn, KEY, x, label)
   plan = plan._replace(abort_early=False)
@@ -188,8 +164,8 @@ def test_nine_searches_end_with_a_new_c():
 def test_a_new_search_starts_anew():
   attack = carlini_wagner(plan=binary_search.Plan(2, 5, abort_early=False))
   x, y = np.full((1, 3), 0.3, np.float32), np.zeros(1, int)
-  states = drive(attack, TWO_LINES, x, y, 5)
-  start = attack.init(jax.random.split(KEY, 1), jnp.asarray(x), jnp.asarray(y))
+  states = cases.drive(attack, TWO_LINES, x, y, 5)
+  start = cases.start(attack, x, y)
   assert states.search.number[4, 0] == 1
   np.testing.assert_allclose(states.hidden[4], start.hidden, rtol=1e-6)
   assert not np.allclose(states.hidden[3], start.hidden, rtol=1e-6)
@@ -202,7 +178,7 @@ def test_a_new_search_starts_anew():
 
 def test_confidence_is_met_by_the_result():
   """Trap 20: the label leads no more, and by as much as asked."""
-  logits_fn, x, label = victim()
+  logits_fn, x, label = cases.in_the_box()
   attack = carlini_wagner(plan=PLAN, confidence=0.5)
   record = craft(attack, logits_fn, KEY, x, label)
   assert record.success.all()
@@ -216,10 +192,8 @@ def test_the_distance_is_that_to_the_clean_input_itself():
   """Trap 21: a point that is x but for rounding is no better than x."""
   x = np.asarray([[0.45, 1.0, 0.0]], np.float32)
   attack = carlini_wagner(plan=SHORT)
-  state = attack.init(
-    jax.random.split(KEY, 1), jnp.asarray(x), jnp.ones(1, int)
-  )
-  states = drive(attack, TWO_LINES, x, np.zeros(1, int), 160)
+  state = cases.start(attack, x, np.ones(1, int))
+  states = cases.drive(attack, TWO_LINES, x, np.zeros(1, int), 160)
   delta = np.linalg.norm(states.x_adv[-1] - x, axis=1)
   assert states.found[-1, 0]
   np.testing.assert_allclose(states.best[-1], delta, rtol=1e-6)
@@ -227,7 +201,7 @@ def test_the_distance_is_that_to_the_clean_input_itself():
 
 
 def test_an_input_that_is_wrong_already_is_its_own_result():
-  logits_fn, x, label = victim()
+  logits_fn, x, label = cases.in_the_box()
   x[:, 0] = 0.0
   label = (victims.logits(logits_fn, x).argmax(axis=1) + 1) % 4
   record = craft(carlini_wagner(plan=SHORT), logits_fn, KEY, x, label)
@@ -246,7 +220,9 @@ def test_a_failure_keeps_the_clean_input(offset):
   logits_fn = models.bind(_broken, jnp.float32(offset))
   x = np.full((2, 3), 0.6, np.float32)
   plan = binary_search.Plan(2, 10)
-  states = drive(carlini_wagner(plan=plan), logits_fn, x, np.zeros(2, int), 20)
+  states = cases.drive(
+    carlini_wagner(plan=plan), logits_fn, x, np.zeros(2, int), 20
+  )
   np.testing.assert_array_equal(states.x_adv[-1], x)
   assert not states.found.any()
   assert np.isfinite(states.hidden).all()
@@ -255,8 +231,8 @@ def test_a_failure_keeps_the_clean_input(offset):
 
 def test_success_is_checked_where_the_logits_were_computed():
   """Trap 22: each new best point wins when the model is asked again."""
-  logits_fn, x, label = victim()
-  states = drive(carlini_wagner(plan=SHORT), logits_fn, x, label, 160)
+  logits_fn, x, label = cases.in_the_box()
+  states = cases.drive(carlini_wagner(plan=SHORT), logits_fn, x, label, 160)
   for i in range(0, 160, 7):
     found = np.asarray(states.found[i])
     asked = victims.logits(logits_fn, states.x_adv[i])

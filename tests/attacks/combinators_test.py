@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import attacks, balls, criteria, engine, losses, oracles
+from jaxadv import attacks, balls, criteria, engine, losses, norms, oracles
 from tests import contract, victims
 
 _X, _Y = victims.blobs(12)
@@ -186,6 +186,22 @@ def test_expectation_climbs_the_mean_gradient_of_its_draws(loss_fn):
   )
   # One draw climbs elsewhere.
   assert abs(_unit(each[0]) - _unit(mean)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  "attack",
+  [
+    attacks.deepfool(norms.L2, num_steps=5, num_candidates=4),
+    attacks.fab(norms.L2, num_steps=5, num_candidates=4),
+  ],
+  ids=["deepfool", "fab"],
+)
+def test_expectation_of_what_is_certain_changes_nothing(attack):
+  """Also for attacks that ask for the gradients of all classes."""
+  once, often = _drive(attack), _drive(attacks.eot(attack, 2))
+  assert once.state.found.any()
+  np.testing.assert_array_equal(often.steps, once.steps)
+  np.testing.assert_allclose(often.state.x_adv, once.state.x_adv, atol=1e-5)
 
 
 def test_expectation_costs_its_samples():

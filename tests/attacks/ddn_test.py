@@ -8,28 +8,13 @@ import pytest
 from jaxadv import engine, norms
 from jaxadv.attacks.ddn import ddn
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
-WIDE = (-5.0, 5.0)
-
-
-def _problem(num_classes=3):
-  rng = np.random.default_rng(0)
-  w, b = rng.normal(size=(6, num_classes)), 0.1 * rng.normal(size=num_classes)
-  x = rng.normal(size=(5, 6)).astype(np.float32)
-  return w, b, x, np.argmax(x @ w + b, axis=1).astype(np.int32)
-
-
-def _states(attack, logits_fn, x, label):
-  state = attack.init(jax.random.split(KEY, len(x)), jnp.asarray(x), label)
-  step = jax.jit(attack.step)
-  for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
-    yield state
+KEY, WIDE = cases.KEY, cases.WIDE
 
 
 def test_finds_the_distance_of_a_linear_model():
-  w, b, x, label = _problem(num_classes=2)
+  w, b, x, label = cases.problem(num_classes=2)
   attack = ddn(num_steps=200, bounds=WIDE)
   x_adv = engine.run(attack, victims.linear(w, b), KEY, x, label, bounds=WIDE)
   exact = victims.linear_distance(w, b, x, label, 2)
@@ -38,12 +23,12 @@ def test_finds_the_distance_of_a_linear_model():
 
 
 def test_the_radius_follows_the_wins_and_the_result_is_the_nearest():
-  w, b, x, label = _problem()
+  w, b, x, label = cases.problem()
   logits_fn = victims.linear(w, b)
   attack = ddn(num_steps=12, gamma=0.1, init_norm=0.5, bounds=WIDE)
   point, eps = x, np.full(len(x), 0.5)
   least, nearest = np.full(len(x), np.inf), x
-  for state in _states(attack, logits_fn, x, label):
+  for state in cases.states(attack, logits_fn, x, label):
     won = np.argmax(point @ w + b, axis=1) != label
     size = np.linalg.norm(point - x, axis=1)
     nearer = won & (size < least)
@@ -64,7 +49,7 @@ def test_a_gradient_of_zero_moves_at_random_inside_the_bounds(bounds):
   x = jnp.full((3, 6), 0.5)
   logits_fn = victims.linear(np.zeros((6, 2)), [1.0, 0.0])
   attack = ddn(num_steps=3, init_norm=0.05, bounds=bounds)
-  for state in _states(attack, logits_fn, x, jnp.zeros(3, int)):
+  for state in cases.states(attack, logits_fn, x, jnp.zeros(3, int)):
     size = np.asarray(jax.vmap(norms.L2)(state.point - x))
     np.testing.assert_allclose(size, state.eps, rtol=1e-3)
     assert np.ptp(np.asarray(state.point), axis=0).max() > 0
@@ -74,9 +59,9 @@ def test_a_gradient_of_zero_moves_at_random_inside_the_bounds(bounds):
 
 
 def test_an_input_that_is_wrong_already_is_its_own_result():
-  w, b, x, label = _problem()
+  w, b, x, label = cases.problem()
   attack = ddn(num_steps=5, bounds=WIDE)
-  states = _states(attack, victims.linear(w, b), x, (label + 1) % 3)
+  states = cases.states(attack, victims.linear(w, b), x, (label + 1) % 3)
   state = next(states)
   assert state.found.all() and state.done.all()
   np.testing.assert_array_equal(state.x_adv, x)
@@ -84,7 +69,13 @@ def test_an_input_that_is_wrong_already_is_its_own_result():
 
 @pytest.mark.parametrize(
   "options",
-  [{"num_steps": 0}, {"gamma": 0.0}, {"init_norm": -1.0}, {"bounds": (1, 0)}],
+  [
+    {"num_steps": 0},
+    {"gamma": 0.0},
+    {"gamma": 1.0},
+    {"init_norm": -1.0},
+    {"bounds": (1, 0)},
+  ],
 )
 def test_refuses_senseless_options(options):
   with pytest.raises(ValueError, match=next(iter(options))):

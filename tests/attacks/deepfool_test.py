@@ -178,10 +178,11 @@ def test_the_criterion_decides_when_to_stop():
   [
     {"num_steps": 0},
     {"num_candidates": 1},
+    {"num_candidates": 2.5},
     {"overshoot": -0.1},
     {"bounds": (1.0, 0.0)},
   ],
 )
 def test_refuses_senseless_options(options):
-  with pytest.raises(ValueError, match=next(iter(options))):
+  with pytest.raises((TypeError, ValueError), match=next(iter(options))):
     deepfool(norms.L2, **options)

@@ -8,18 +8,11 @@ import pytest
 from jaxadv import balls, engine, losses, norms
 from jaxadv.attacks.fast_minimum_norm import fmn, fmn_l0
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
-WIDE = (-5.0, 5.0)
+KEY, WIDE = cases.KEY, cases.WIDE
 NORMS = {"linf": norms.Linf, "l2": norms.L2, "l1": norms.L1}
 DUALS = {"linf": 1, "l2": 2, "l1": np.inf}
-
-
-def _problem(num_classes=3):
-  rng = np.random.default_rng(0)
-  w, b = rng.normal(size=(6, num_classes)), 0.1 * rng.normal(size=num_classes)
-  x = rng.normal(size=(5, 6)).astype(np.float32)
-  return w, b, x, np.argmax(x @ w + b, axis=1).astype(np.int32)
 
 
 def _beyond(logits, label):
@@ -27,17 +20,9 @@ def _beyond(logits, label):
   return losses.margin(logits, label) - 0.05
 
 
-def _states(attack, logits_fn, x, label):
-  state = attack.init(jax.random.split(KEY, len(x)), jnp.asarray(x), label)
-  step = jax.jit(attack.step)
-  for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
-    yield state
-
-
 @pytest.mark.parametrize("name", NORMS)
 def test_finds_the_distance_of_a_linear_model(name):
-  w, b, x, label = _problem(num_classes=2)
+  w, b, x, label = cases.problem(num_classes=2)
   attack = fmn(NORMS[name], num_steps=300, bounds=WIDE)
   x_adv = engine.run(attack, victims.linear(w, b), KEY, x, label, bounds=WIDE)
   exact = victims.linear_distance(w, b, x, label, DUALS[name])
@@ -62,14 +47,14 @@ def test_finds_the_least_number_of_coordinates():
 
 @pytest.mark.parametrize("name", NORMS)
 def test_every_point_is_in_its_ball_and_the_radius_follows_the_wins(name):
-  w, b, x, label = _problem()
+  w, b, x, label = cases.problem()
   norm, wide = NORMS[name], (-2.5, 2.5)
   x = np.clip(x, *wide)
   attack = fmn(
     norm, num_steps=10, gamma=0.1, gamma_final=0.1, loss_fn=_beyond, bounds=wide
   )
   point, eps, least = x, np.zeros(len(x)), np.full(len(x), np.inf)
-  for state in _states(attack, victims.linear(w, b), x, label):
+  for state in cases.states(attack, victims.linear(w, b), x, label):
     won = np.argmax(point @ w + b, axis=1) != label
     size = np.asarray(jax.vmap(norm)(jnp.asarray(point - x)))
     least = np.where(won, np.minimum(size, least), least)
@@ -98,7 +83,7 @@ def test_the_first_radius_is_the_distance_of_the_linear_boundary():
     (norms.Linf, 1 / 7),
   ):
     attack = fmn(norm, num_steps=1, bounds=WIDE)
-    state = next(_states(attack, logits_fn, x, label))
+    state = next(cases.states(attack, logits_fn, x, label))
     assert float(state.eps[0]) == pytest.approx(distance, rel=1e-4)
 
 
@@ -108,7 +93,7 @@ def test_a_boundary_approached_from_inside_is_crossed(norm):
   logits_fn = victims.bowl(np.full(4, 0.5), 0.3)
   x = jnp.asarray([[0.5, 0.5, 0.5, 0.55], [0.4, 0.5, 0.6, 0.5]])
   attack = fmn(norm, num_steps=60)
-  *_, state = _states(attack, logits_fn, x, jnp.zeros(2, int))
+  *_, state = cases.states(attack, logits_fn, x, jnp.zeros(2, int))
   assert state.found.all()
 
 
@@ -119,7 +104,7 @@ def test_a_boundary_approached_from_inside_is_crossed(norm):
 def test_a_failure_keeps_the_clean_input(attack, broken):
   logits_fn = victims.linear(np.zeros((6, 2)), [1.0 + broken, 0.0])
   x = jnp.full((2, 6), 0.5)
-  for state in _states(attack, logits_fn, x, jnp.zeros(2, int)):
+  for state in cases.states(attack, logits_fn, x, jnp.zeros(2, int)):
     assert np.isfinite(state.point).all()
   np.testing.assert_array_equal(state.x_adv, x)
   assert not state.found.any() and not state.done.any()
@@ -129,8 +114,8 @@ def test_a_failure_keeps_the_clean_input(attack, broken):
   "attack", [fmn(norms.L2, bounds=WIDE), fmn_l0(bounds=WIDE)]
 )
 def test_an_input_that_is_wrong_already_is_its_own_result(attack):
-  w, b, x, label = _problem()
-  states = _states(attack, victims.linear(w, b), x, (label + 1) % 3)
+  w, b, x, label = cases.problem()
+  states = cases.states(attack, victims.linear(w, b), x, (label + 1) % 3)
   state = next(states)
   assert state.found.all() and state.done.all()
   np.testing.assert_array_equal(state.x_adv, x)
@@ -138,9 +123,11 @@ def test_an_input_that_is_wrong_already_is_its_own_result(attack):
 
 def test_l0_radii_are_whole_and_grow_by_one_at_least():
   logits_fn = victims.linear(np.zeros((40, 2)), [1.0, 0.0])
-  attack = fmn_l0(num_steps=5, gamma=1.0, gamma_final=1.0)
-  states = _states(attack, logits_fn, jnp.full((1, 40), 0.5), jnp.zeros(1, int))
-  assert [float(state.eps[0]) for state in states] == [1, 2, 4, 8, 16]
+  attack = fmn_l0(num_steps=8, gamma=0.5, gamma_final=0.5)
+  states = cases.states(
+    attack, logits_fn, jnp.full((1, 40), 0.5), jnp.zeros(1, int)
+  )
+  assert [float(state.eps[0]) for state in states] == [1, 2, 3, 4, 6, 9, 13, 19]
   assert balls.L0(3).norm(balls.L0(3).project(jnp.ones(9))) == 3
 
 
@@ -150,7 +137,9 @@ def test_l0_radii_are_whole_and_grow_by_one_at_least():
     {"num_steps": 0},
     {"step_size": 0.0},
     {"gamma": 0.0},
+    {"gamma": 1.0},
     {"gamma_final": -1.0},
+    {"gamma_final": 1.5},
     {"bounds": (1.0, 0.0)},
   ],
 )

@@ -11,8 +11,9 @@ from jaxadv import criteria, engine, losses
 from jaxadv.attacks import binary_search
 from jaxadv.attacks.lbfgs import lbfgs
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
+KEY = cases.KEY
 WIDE = (-5.0, 5.0)
 PLAN = binary_search.Plan(15, 60, 1e-2, abort_early=False)
 craft = functools.partial(
@@ -26,18 +27,6 @@ def problem(num_classes=2):
   b = -0.5 * w.sum(axis=0)
   x = rng.uniform(0.1, 0.9, size=(6, 12)).astype(np.float32)
   return w, b, x, np.argmax(x @ w + b, axis=1).astype(np.int32)
-
-
-@functools.partial(jax.jit, static_argnums=4)
-def drive(attack, logits_fn, x, y, num_steps):
-  keys = jax.random.split(KEY, len(x))
-  state = attack.init(keys, jnp.asarray(x), jnp.asarray(y))
-
-  def step(state, _):
-    state = attack.step(logits_fn, state)
-    return state, state
-
-  return jax.lax.scan(step, state, None, num_steps)[1]
 
 
 def test_finds_the_distance_of_a_linear_model():
@@ -75,7 +64,7 @@ def test_a_search_ends_in_the_minimum():
   w, b, x, label = problem(num_classes=3)
   target, c = (label + 1) % 3, 2.0
   attack = lbfgs(plan=binary_search.Plan(1, 60, c, abort_early=False))
-  states = drive(attack, victims.linear(w, b), x, target, 60)
+  states = cases.drive(attack, victims.linear(w, b), x, target, 60)
 
   def objective(point, clean, target):
     logits = point @ jnp.asarray(w, jnp.float32) + jnp.asarray(b, jnp.float32)
@@ -99,7 +88,7 @@ def test_directions_fall_and_leave_held_coordinates_alone():
   w, b, x, label = problem(num_classes=3)
   x = np.clip(3 * x - 1, 0, 1)
   attack = lbfgs(plan=binary_search.Plan(1, 40, 20.0, abort_early=False))
-  states = drive(attack, victims.linear(w, b), x, (label + 1) % 3, 40)
+  states = cases.drive(attack, victims.linear(w, b), x, (label + 1) % 3, 40)
   running = ~np.asarray(states.done)
   base, grad = np.asarray(states.base), np.asarray(states.grad)
   held = ((base == 0) & (grad > 0)) | ((base == 1) & (grad < 0))
@@ -112,7 +101,7 @@ def test_directions_fall_and_leave_held_coordinates_alone():
 def test_a_step_that_does_not_fall_is_halved():
   w, b, x, label = problem(num_classes=3)
   attack = lbfgs(plan=binary_search.Plan(1, 40, 50.0, abort_early=False))
-  states = drive(attack, victims.linear(w, b), x, (label + 1) % 3, 40)
+  states = cases.drive(attack, victims.linear(w, b), x, (label + 1) % 3, 40)
   value, length = np.asarray(states.value), np.asarray(states.length)
   running = ~np.asarray(states.done)[:-1]
   # Values never rise; a length other than 1 is half the one before.
@@ -131,7 +120,7 @@ def test_a_search_wins_by_where_it_ends():
   # The first step wins at 1.0, but is too long; the next one wins at 0.8; the
   # minimum of d^2 + 0.2 log(1 + exp(1 - 4 d)) is at d = 0.21, where it loses.
   attack = lbfgs(plan=binary_search.Plan(2, 30, 0.2, abort_early=False))
-  states = drive(attack, lead, x, np.ones(1, int), 30)
+  states = cases.drive(attack, lead, x, np.ones(1, int), 30)
   last = int(np.argmax(np.asarray(states.search.number)[:, 0] == 1))
   assert states.found[last, 0]
   assert not states.search.upper[last, 0] < 1e9
@@ -161,7 +150,7 @@ def test_a_failure_keeps_the_clean_input(offset):
   logits_fn = victims.linear(np.eye(2), [offset, 0.0])
   x = np.full((2, 2), 0.6, np.float32)
   attack = lbfgs(plan=binary_search.Plan(2, 10, abort_early=False))
-  states = drive(attack, logits_fn, x, np.ones(2, int), 20)
+  states = cases.drive(attack, logits_fn, x, np.ones(2, int), 20)
   np.testing.assert_array_equal(states.x_adv[-1], x)
   assert not states.found.any()
   assert np.isfinite(states.point).all() and states.done[-1].all()

@@ -59,8 +59,13 @@ def test_follows_the_papers_rule(eta, bounds):
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 300.0])
 def test_finds_the_distance_of_a_linear_model(scale):
-  """Also where p is 1 and its gradient 0 in float32."""
+  """Also where p is 1 and its gradient 0 in float32.
+
+  Of two classes the last step would end on the boundary, for rounding to say
+  who wins: a third one that never wins lets it go on to p = 1/3.
+  """
   w, b, x, label = _problem(2, scale)
+  w, b = np.pad(w, [(0, 0), (0, 1)]), np.append(b, -1e5)
   attack = newton_fool(num_steps=3000, eta=5e-4, bounds=WIDE)
   record = _craft(attack, victims.linear(w, b), x, label)
   assert record.success.all()

@@ -1,6 +1,5 @@
 """Sigma-zero against closed forms and its bookkeeping."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,16 +7,9 @@ import pytest
 from jaxadv import engine
 from jaxadv.attacks.sigma_zero import sigma_zero
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
-
-
-def _states(attack, logits_fn, x, label):
-  state = attack.init(jax.random.split(KEY, len(x)), jnp.asarray(x), label)
-  step = jax.jit(attack.step)
-  for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
-    yield state
+KEY = cases.KEY
 
 
 def test_finds_the_least_number_of_coordinates():
@@ -40,7 +32,7 @@ def test_small_changes_are_undone_and_the_threshold_follows_the_wins():
   x = jnp.asarray([[0.2, 0.3, 0.5], [0.1, 0.1, 0.1]])
   attack = sigma_zero(num_steps=20)
   before, won = np.full(2, 0.3), np.zeros(2, bool)
-  for state in _states(attack, logits_fn, x, jnp.zeros(2, int)):
+  for state in cases.states(attack, logits_fn, x, jnp.zeros(2, int)):
     threshold = np.asarray(state.threshold)
     np.testing.assert_array_equal(threshold > before, won)
     size = np.abs(np.asarray(state.point - x))
@@ -55,7 +47,7 @@ def test_a_failure_keeps_the_clean_input(broken):
   logits_fn = victims.linear(np.zeros((6, 2)), [1.0 + broken, 0.0])
   x = jnp.full((2, 6), 0.5)
   attack = sigma_zero(num_steps=3)
-  for state in _states(attack, logits_fn, x, jnp.zeros(2, int)):
+  for state in cases.states(attack, logits_fn, x, jnp.zeros(2, int)):
     assert np.isfinite(state.point).all()
   np.testing.assert_array_equal(state.x_adv, x)
   assert not state.found.any() and not state.done.any()
@@ -64,7 +56,7 @@ def test_a_failure_keeps_the_clean_input(broken):
 def test_an_input_that_is_wrong_already_is_its_own_result():
   logits_fn = victims.binary(np.ones(6), -1.0)
   x = jnp.full((2, 6), 0.5)
-  state = next(_states(sigma_zero(), logits_fn, x, jnp.zeros(2, int)))
+  state = next(cases.states(sigma_zero(), logits_fn, x, jnp.zeros(2, int)))
   assert state.found.all() and state.done.all()
   np.testing.assert_array_equal(state.x_adv, x)
 

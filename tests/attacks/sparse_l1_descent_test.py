@@ -39,6 +39,8 @@ def test_refuses_senseless_options():
   for options in (
     {"num_steps": 0},
     {"step_size": -1.0},
+    {"top_fraction": 0.0},
+    {"top_fraction": 1.5},
     {"bounds": (1.0, 0.0)},
   ):
     with pytest.raises(ValueError, match=next(iter(options))):

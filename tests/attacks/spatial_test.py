@@ -16,8 +16,9 @@ from jaxadv.attacks.spatial import (
   spatial_random,
 )
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
+KEY = cases.KEY
 SHAPE = (7, 9, 2)
 
 
@@ -34,23 +35,13 @@ def _lamp(row, column):
   return x
 
 
-def _states(attack, logits_fn, x, y):
-  state = attack.init(jax.random.split(KEY, len(x)), jnp.asarray(x), y)
-  step = jax.jit(attack.step)
-  for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
-    yield state
-    if state.done.all():
-      return
-
-
 def test_finds_the_one_shift_that_moves_the_lamp_to_the_eye():
   logits_fn, x = _watching(4, 3), _lamp(2, 4)
   for max_shift, num_shifts, found in ((2.0, 5, True), (1.0, 3, False)):
     attack = spatial_grid(
       max_angle=0.0, max_shift=max_shift, num_angles=1, num_shifts=num_shifts
     )
-    *_, state = _states(attack, logits_fn, x, jnp.zeros(1, int))
+    *_, state = cases.states(attack, logits_fn, x, jnp.zeros(1, int))
     assert bool(state.found[0]) is found
     if found:
       np.testing.assert_array_equal(state.x_adv, _lamp(4, 3))
@@ -60,7 +51,7 @@ def test_finds_the_turn_that_moves_the_lamp_to_the_eye():
   # A quarter turn, anticlockwise, takes what is right of the centre above it.
   logits_fn, x = _watching(1, 4), _lamp(3, 6)
   attack = spatial_grid(max_angle=90.0, num_angles=3, num_shifts=1)
-  *_, state = _states(attack, logits_fn, x, jnp.zeros(1, int))
+  *_, state = cases.states(attack, logits_fn, x, jnp.zeros(1, int))
   assert state.found[0]
   np.testing.assert_allclose(state.x_adv, _lamp(1, 4), atol=1e-5)
 
@@ -101,7 +92,7 @@ def test_without_success_the_worst_candidate_is_kept():
     )
     loss = jax.vmap(losses.cross_entropy)(logits_fn(KEY, moved), y)
     worst = np.maximum(worst, np.asarray(loss))
-  *_, state = _states(attack, logits_fn, x, y)
+  *_, state = cases.states(attack, logits_fn, x, y)
   np.testing.assert_allclose(state.best, worst, rtol=1e-4)
   loss = jax.vmap(losses.cross_entropy)(logits_fn(KEY, state.x_adv), y)
   np.testing.assert_allclose(loss, worst, rtol=1e-4)
@@ -115,7 +106,7 @@ def test_what_moves_in_is_the_lower_bound():
   attack = spatial_grid(
     max_angle=0.0, max_shift=1.0, num_angles=1, num_shifts=3, bounds=(-2, 2)
   )
-  *_, state = _states(attack, logits_fn, x, jnp.zeros(1, int))
+  *_, state = cases.states(attack, logits_fn, x, jnp.zeros(1, int))
   assert state.found[0]
   assert set(np.unique(np.asarray(state.x_adv))) == {-2.0, 0.5}
 
@@ -144,7 +135,7 @@ def test_random_search_moves_each_row_its_own_way():
 )
 def test_an_input_that_is_wrong_already_is_its_own_result(attack):
   x = _lamp(4, 3)
-  state = next(_states(attack, _watching(4, 3), x, jnp.zeros(1, int)))
+  state = next(cases.states(attack, _watching(4, 3), x, jnp.zeros(1, int)))
   assert state.found.all() and state.done.all()
   np.testing.assert_array_equal(state.x_adv, x)
 

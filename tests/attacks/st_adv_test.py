@@ -11,8 +11,9 @@ from jaxadv import criteria, engine, losses
 from jaxadv.attacks import warping
 from jaxadv.attacks.st_adv import roughness, st_adv
 from tests import victims
+from tests.attacks import minimum_norm_cases as cases
 
-KEY = jax.random.key(0)
+KEY = cases.KEY
 SHAPE = (5, 8, 2)
 
 
@@ -27,16 +28,6 @@ def _watching(row, column, level, weight=1.0):
   w = np.zeros(SHAPE)
   w[row, column, 0] = weight
   return victims.binary(w.ravel(), -level * weight)
-
-
-def _states(attack, logits_fn, x, y):
-  state = attack.init(jax.random.split(KEY, len(x)), jnp.asarray(x), y)
-  step = jax.jit(attack.step)
-  for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
-    yield state
-    if state.done.all():
-      return
 
 
 def test_roughness_by_hand():
@@ -54,7 +45,7 @@ def test_wins_if_a_pixel_may_look_as_far_as_it_has_to(max_flow, found):
   # The pixel shows 0.3 and has to show more than 0.45: 1.5 columns further.
   attack = st_adv(max_flow, num_steps=120, tau=0.0)
   logits_fn = _watching(2, 3, 0.45)
-  for state in _states(attack, logits_fn, _ramp(), jnp.zeros(1, int)):
+  for state in cases.states(attack, logits_fn, _ramp(), jnp.zeros(1, int)):
     assert np.abs(state.flow).max() <= max_flow
   assert bool(state.found[0]) is found
   if found:
@@ -69,7 +60,7 @@ def test_wins_if_a_pixel_may_look_as_far_as_it_has_to(max_flow, found):
 def test_the_smoothest_winner_is_the_result():
   attack = st_adv(4.0, num_steps=100, learning_rate=0.1)
   logits_fn = _watching(2, 3, 0.45, weight=20.0)
-  states = list(_states(attack, logits_fn, _ramp(), jnp.zeros(1, int)))
+  states = list(cases.states(attack, logits_fn, _ramp(), jnp.zeros(1, int)))
   least, improved = np.inf, 0
   for before, after in itertools.pairwise(states):
     rough = float(roughness(before.flow[0]))
@@ -91,7 +82,7 @@ def test_the_roughness_counts_from_the_first_win_on():
   logits_fn = _watching(2, 3, 0.35)
   rough = [
     float(roughness(state.flow[0]))
-    for state in _states(attack, logits_fn, _ramp(), jnp.zeros(1, int))
+    for state in cases.states(attack, logits_fn, _ramp(), jnp.zeros(1, int))
   ]
   summit = int(np.argmax(rough))
   assert (np.diff(rough[: summit + 1]) > 0).all() and 5 < summit < 30
@@ -102,7 +93,7 @@ def test_the_first_question_is_the_image_itself_to_the_bit():
   x = np.random.default_rng(0).uniform(size=(2, *SHAPE)).astype(np.float32)
   attack = st_adv(2.0, num_steps=3)
   logits_fn = victims.binary(np.ones(x[0].size), 0.0)
-  state = next(_states(attack, logits_fn, x, jnp.zeros(2, int)))
+  state = next(cases.states(attack, logits_fn, x, jnp.zeros(2, int)))
   assert state.found.all() and state.done.all()
   np.testing.assert_array_equal(state.x_adv, x)
   np.testing.assert_array_equal(state.best, 0.0)
@@ -129,7 +120,7 @@ def test_targeted_reaches_the_target():
 def test_a_failure_keeps_the_clean_input(broken):
   x = np.full((2, *SHAPE), 0.5, np.float32)
   logits_fn = victims.linear(np.zeros((x[0].size, 2)), [1.0 + broken, 0.0])
-  for state in _states(
+  for state in cases.states(
     st_adv(1.0, num_steps=3), logits_fn, x, jnp.zeros(2, int)
   ):
     assert np.isfinite(state.flow).all()

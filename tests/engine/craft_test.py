@@ -153,8 +153,9 @@ def test_success_is_the_judge_s_word_not_the_attack_s():
 
 
 def test_a_progress_bar_does_no_harm(capsys):
-  _assert_same(_craft(progress=True), _craft())
-  assert f"{_N}/{_N} examples" in capsys.readouterr().out
+  _assert_same(_craft(progress=True, name="mine"), _craft())
+  out = capsys.readouterr().out
+  assert f"{_N}/{_N} examples" in out and "mine" in out
 
 
 @pytest.mark.parametrize(
