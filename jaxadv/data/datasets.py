@@ -155,7 +155,8 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> dict[str, Any]:
       # Faster than the decoding by TFDS, which also warns about OpenCV.
       decoders={"image": tfds.decode.SkipDecoding()},
     )
-  except (AssertionError, NotImplementedError) as error:
+  # A KeyError where even the folder of all data sets is missing.
+  except (AssertionError, KeyError, NotImplementedError) as error:
     where = data_dir or "$TFDS_DATA_DIR or ~/tensorflow_datasets"
     raise FileNotFoundError(
       f"{name} is not in data_dir={where} as array_record files. Either "

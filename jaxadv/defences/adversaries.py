@@ -188,8 +188,9 @@ def friendly(
   """Stops each row `tau` steps after its point is first misclassified (FAT).
 
   A row is done where its point is misclassified and that has happened `tau`
-  times before; else it goes on. The paper's `tau` grows during training, from 0
-  to at most 3. As rows end early, a step costs fewer gradients.
+  times before; else it goes on. In the authors' code `tau` grows during
+  training, from 0 to 2, with TRADES to 3. As rows end early, a step costs fewer
+  gradients.
 
   Args:
     attack: Asks at its own point and never stops, as those of this module.

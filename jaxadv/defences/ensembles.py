@@ -93,7 +93,7 @@ class Ensemble(nn.Module):
 
   Attributes:
     member: The network of each member, called as `member(x, train=...)`.
-    num_members: K, 3 in most papers.
+    num_members: K; 3 as in the code of Pang et al. (2019).
     aggregate: How their answers become one in evaluation.
   """
 

@@ -63,9 +63,10 @@ def logit_pairing(
   """Adversarial logit pairing: `mixture(alpha) + weight mean_c (z - z')^2`.
 
   Clean and adversarial inputs weigh the same, and the mean is over classes, as
-  in the authors' code. It masks gradients (Engstrom et al., "Evaluating and
-  understanding the robustness of adversarial logit pairing", 2018): evaluate it
-  with many steps and restarts.
+  in the authors' code; 0.5 is the weight in that of Mosbach et al. (see
+  `logit_squeezing`), for Tiny ImageNet. It masks gradients (Engstrom et al.,
+  "Evaluating and understanding the robustness of adversarial logit pairing",
+  2018): evaluate it with many steps and restarts.
 
   Reference: Kannan, Kurakin, Goodfellow, "Adversarial logit pairing", 2018.
   """
@@ -96,7 +97,8 @@ def adp(alpha: float = 2.0, beta: float = 0.5) -> training.RobustLoss:
   row k of M is p_k without the entry of the label, scaled to length 1: the
   volume that the members' wrong predictions span. It reads the logits of the
   members [K, C] (`ensembles.Ensemble` in training), and clean inputs alone.
-  `alpha` and `beta` are the paper's. Labels must be integers.
+  2 and 0.5 are those of the authors' commands, for three members, as are the
+  offsets. Labels must be integers.
 
   Reference: Pang et al., "Improving adversarial robustness via promoting
   ensemble diversity", 2019.

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 from sklearn import datasets as sklearn_datasets
+from tensorflow_datasets.core import constants
 
 from jaxadv import data
 from jaxadv.data import prepare, raw
@@ -99,6 +100,12 @@ def test_missing_data_set_names_both_remedies(name, tmp_path):
   assert str(tmp_path) in message
   assert f"experiments.prepare_data --dataset={name} --source_dir=" in message
   assert "pip install 'jaxadv[tensorflow]'" in message
+
+
+def test_a_folder_of_data_sets_that_is_not_there(tmp_path, monkeypatch):
+  monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "nowhere"))
+  with pytest.raises(FileNotFoundError, match="is not in data_dir="):
+    data.load("mnist")
 
 
 @pytest.mark.slow
