@@ -9,19 +9,21 @@ A script keeps all it knows under `--workdir`:
 On SIGTERM it saves and exits with the code `PREEMPTED`: run it again.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import optax
-from absl import flags
+from absl import flags, logging
 
-from jaxadv import balls, types
+from jaxadv import balls, engine, types
 from jaxadv.data import augment
 from jaxadv.defences import training
 
@@ -144,16 +146,19 @@ class Number(flags.ArgumentParser[float]):
     return "number"
 
 
-def setup() -> None:
-  """Turns the persistent compilation cache on, unless one is configured.
+def setup() -> Callable[[], bool]:
+  """Prepares the process; returns whether SIGTERM has come, for loops to ask.
 
-  It lives in `$XDG_CACHE_HOME/jaxadv` or `~/.cache/jaxadv`; set
+  Turns the persistent compilation cache on, unless one is configured. It lives
+  in `$XDG_CACHE_HOME/jaxadv` or `~/.cache/jaxadv`; set
   `$JAX_COMPILATION_CACHE_DIR` for another place.
   """
+  logging.set_verbosity(logging.WARNING)
   if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     cache = pathlib.Path(home) / "jaxadv"
     jax.config.update("jax_compilation_cache_dir", str(cache))
+  return on_sigterm()
 
 
 def on_sigterm() -> Callable[[], bool]:
@@ -161,6 +166,45 @@ def on_sigterm() -> Callable[[], bool]:
   caught = threading.Event()
   signal.signal(signal.SIGTERM, lambda *_: caught.set())
   return caught.is_set
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+  """Exits with `PREEMPTED` where what is inside was interrupted."""
+  try:
+    yield
+  except engine.Interrupted:
+    print("stopped; run the same command again to go on")
+    sys.exit(PREEMPTED)
+
+
+@contextlib.contextmanager
+def explained(flag: str) -> Iterator[None]:
+  """Turns what a library refuses into one line that begins with the flag.
+
+  Raises:
+    SystemExit: it was refused.
+  """
+  try:
+    yield
+  except (FileNotFoundError, TypeError, ValueError) as error:
+    raise SystemExit(f"{flag}: {error}") from error
+
+
+def finished(workdir: pathlib.Path) -> bool:
+  """Whether the folder holds the results of these flags; says so.
+
+  Writes nothing: `claim` the folder once all else has been checked.
+
+  Raises:
+    SystemExit: the folder belongs to a run with other flags.
+  """
+  if (workdir / "flags.txt").exists():
+    claim(workdir)
+  found = (workdir / "results.json").exists()
+  if found:
+    print(f"already finished: {workdir / 'results.json'}")
+  return found
 
 
 def claim(workdir: pathlib.Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import (
   assessment,
@@ -33,7 +33,6 @@ from experiments import (
   trainings,
   victims,
 )
-from jaxadv import engine
 from jaxadv.report import page, tables
 
 _NUMBER = common.Number()
@@ -124,7 +123,11 @@ def _models_are_distinct(values: dict[str, Any]) -> bool:
 
 @flags.validator("train_flags")
 def _train_flags_are_for_all(value: str) -> bool:
-  given = {word.lstrip("-").partition("=")[0] for word in shlex.split(value)}
+  try:
+    words = shlex.split(value)
+  except ValueError as error:
+    raise flags.ValidationError(f"{error}: quote as in a shell") from error
+  given = {word.lstrip("-").partition("=")[0] for word in words}
   if named := sorted(given.intersection(_PER_MODEL)):
     raise flags.ValidationError(
       f"{', '.join(named)} differs from model to model: train that one with "
@@ -137,8 +140,8 @@ def _name(model_dir: str | pathlib.Path) -> str:
   return pathlib.Path(model_dir).resolve().name
 
 
-def _train(defence: str, stop) -> pathlib.Path:
-  """The folder of the trained defence; its helper is trained before it."""
+def _arguments(defence: str, *own: str) -> list[str]:
+  """Of the training; what `--train_flags` says comes last and so prevails."""
   arguments = [
     f"--defence={defence}",
     f"--norm={_NORM.value}",
@@ -147,21 +150,24 @@ def _train(defence: str, stop) -> pathlib.Path:
   ]
   if _DATA_DIR.value is not None:
     arguments.append(f"--data_dir={_DATA_DIR.value}")
+  return [*arguments, *own, *shlex.split(_TRAIN_FLAGS.value)]
+
+
+def _train(defence: str, stop) -> pathlib.Path:
+  """The folder of the trained defence; its helper is trained before it."""
+  own = []
   if defence in HELPERS:
-    arguments.append(f"--helper_dirs={_train(HELPERS[defence], stop)}")
+    own.append(f"--helper_dirs={_train(HELPERS[defence], stop)}")
   model_dir = pathlib.Path(_WORKDIR.value) / "models" / defence
-  arguments += shlex.split(_TRAIN_FLAGS.value)
-  trainings.train(model_dir, arguments, stop)
+  trainings.train(model_dir, _arguments(defence, *own), stop)
   return model_dir
 
 
 def _victim(model_dir: str | pathlib.Path) -> victims.Victim:
-  try:
+  with common.explained(str(model_dir)):
     return victims.load(
       model_dir, data_dir=_DATA_DIR.value, num_examples=_NUM_EXAMPLES.value
     )
-  except (FileNotFoundError, ValueError) as error:
-    raise SystemExit(f"{model_dir}: {error}") from error
 
 
 def _plan(victim: victims.Victim) -> assessment.Plan:
@@ -231,27 +237,19 @@ def _show(workdir: pathlib.Path) -> None:
 def main(argv: list[str]) -> None:
   """Compares as the flags say; exits with 75 when stopped by SIGTERM."""
   del argv
-  logging.set_verbosity(logging.WARNING)
   workdir = pathlib.Path(_WORKDIR.value)
-  if (workdir / "results.json").exists():
+  if not common.finished(workdir):
+    stop = common.setup()
+    given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
+    for model_dir in [*given.values(), _TRANSFER_FROM.value]:
+      if model_dir is not None:
+        _victim(model_dir)
+    if _DEFENCES.value:
+      trainings.check(_arguments(_DEFENCES.value[0]))
     common.claim(workdir)
-    print(f"already finished: {workdir / 'results.json'}")
-    _show(workdir)
-    return
-  stop = common.on_sigterm()
-  common.setup()
-  given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
-  for model_dir in [*given.values(), _TRANSFER_FROM.value]:
-    if model_dir is not None:
-      _victim(model_dir)
-  common.claim(workdir)
-  trained = {name: _train(name, stop) for name in _DEFENCES.value}
-  try:
-    with jax.default_matmul_precision("highest"):
+    trained = {name: _train(name, stop) for name in _DEFENCES.value}
+    with common.preemptible(), jax.default_matmul_precision("highest"):
       _judge(trained | given, stop)
-  except engine.Interrupted:
-    print("stopped; run the same command again to go on")
-    sys.exit(common.PREEMPTED)
   _show(workdir)
 
 

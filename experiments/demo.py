@@ -8,11 +8,10 @@ is finished under `--workdir` is not done again.
 """
 
 import pathlib
-import sys
 
 import jax
 import rich
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import (
   assessment,
@@ -23,7 +22,7 @@ from experiments import (
   trainings,
   victims,
 )
-from jaxadv import balls, engine
+from jaxadv import balls
 from jaxadv.report import tables
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the demo.")
@@ -68,10 +67,9 @@ def _plan(victim: victims.Victim) -> assessment.Plan:
 def main(argv: list[str]) -> None:
   """Trains, attacks and compares; exits with 75 when stopped by SIGTERM."""
   del argv
-  logging.set_verbosity(logging.WARNING)
-  stop = common.on_sigterm()
-  common.setup()
+  stop = common.setup()
   workdir = pathlib.Path(_WORKDIR.value)
+  common.claim(workdir)
   outcomes, found = {}, {}
   for name, defence in _DEFENCES.items():
     trainings.train(workdir / "models" / name, _train_flags(defence), stop)
@@ -80,14 +78,10 @@ def main(argv: list[str]) -> None:
     victim = victims.load(
       workdir / "models" / name, num_examples=_NUM_EXAMPLES.value
     )
-    with jax.default_matmul_precision("highest"):
-      try:
-        outcomes[name] = assessment.assess(
-          victim, _plan(victim), workdir / "attacked" / name, stop=stop
-        )
-      except engine.Interrupted:
-        print("stopped; run the same command again to go on")
-        sys.exit(common.PREEMPTED)
+    with common.preemptible(), jax.default_matmul_precision("highest"):
+      outcomes[name] = assessment.assess(
+        victim, _plan(victim), workdir / "attacked" / name, stop=stop
+      )
     found[name] = scores.numbers(outcomes[name], "linf")
   evaluation_report.write(
     workdir / "report.html",

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import rich
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import (
   assessment,
@@ -26,7 +26,7 @@ from experiments import (
   scores,
   victims,
 )
-from jaxadv import data, engine
+from jaxadv import data
 from jaxadv.report import tables
 
 _NUMBER = common.Number()
@@ -157,7 +157,7 @@ def _plan(num_classes: int) -> assessment.Plan:
 
 
 def _victim() -> victims.Victim:
-  try:
+  with common.explained(f"--model_dir={_MODEL_DIR.value}"):
     return victims.load(
       _MODEL_DIR.value,
       _WHICH.value,
@@ -166,8 +166,6 @@ def _victim() -> victims.Victim:
       split=_SPLIT.value,
       num_examples=_NUM_EXAMPLES.value,
     )
-  except (FileNotFoundError, ValueError) as error:
-    raise SystemExit(f"--model_dir={_MODEL_DIR.value}: {error}") from error
 
 
 def _finish(outcome: assessment.Outcome, workdir: pathlib.Path) -> None:
@@ -193,25 +191,15 @@ def _show(workdir: pathlib.Path) -> None:
 def main(argv: list[str]) -> None:
   """Attacks as the flags say; exits with 75 when stopped by SIGTERM."""
   del argv
-  logging.set_verbosity(logging.WARNING)
   workdir = pathlib.Path(_WORKDIR.value)
-  if (workdir / "results.json").exists():
+  if not common.finished(workdir):
+    stop = common.setup()
+    victim = _victim()
     common.claim(workdir)
-    print(f"already finished: {workdir / 'results.json'}")
-    _show(workdir)
-    return
-  stop = common.on_sigterm()
-  common.setup()
-  victim = _victim()
-  common.claim(workdir)
-  plan = _plan(len(victim.class_names))
-  with jax.default_matmul_precision("highest"):
-    try:
+    plan = _plan(len(victim.class_names))
+    with common.preemptible(), jax.default_matmul_precision("highest"):
       outcome = assessment.assess(victim, plan, workdir, stop=stop)
-    except engine.Interrupted:
-      print("stopped; run the same command again to go on")
-      sys.exit(common.PREEMPTED)
-    _finish(outcome, workdir)
+      _finish(outcome, workdir)
   _show(workdir)
 
 

@@ -81,11 +81,7 @@ def fit(
     Preempted: `stop` said so; everything is saved.
     ValueError: a batch cannot be shared out evenly.
   """
-  if schedule.batch_size % len(jax.local_devices()):
-    raise ValueError(
-      f"batch_size={schedule.batch_size} must be a multiple of the "
-      f"{len(jax.local_devices())} devices that share its rows"
-    )
+  check_batch_size(schedule.batch_size)
   nothing = training.Metrics(jnp.zeros(()), jnp.zeros(()))
   state, nothing = jax.device_put((state, nothing), _everywhere())
   snapshot = checkpoints.Snapshot(
@@ -99,6 +95,19 @@ def fit(
     common.truncate_metrics(workdir, int(snapshot.state.step))
     loop = _Loop(workdir, saver, validate, snapshot.meta)
     return loop.run(snapshot, step_fn, examples, schedule, stop, bar)
+
+
+def check_batch_size(batch_size: int) -> None:
+  """Refuses rows that cannot be shared out evenly.
+
+  Raises:
+    ValueError: they cannot.
+  """
+  if batch_size % len(jax.local_devices()):
+    raise ValueError(
+      f"batch_size={batch_size} must be a multiple of the "
+      f"{len(jax.local_devices())} devices that share its rows"
+    )
 
 
 class _Loop:

@@ -41,6 +41,9 @@ MODELS: dict[str, Callable[[int, tuple, tuple], nn.Module]] = {
   ),
 }
 
+# Name -> the least height and width of its images, where 8 are too few.
+SMALLEST_SIDE = {"small_cnn": 16}
+
 
 def build_model(
   name: str,
@@ -68,7 +71,7 @@ def load_model(
     which: "best", by validation, or "last".
 
   Returns:
-    The bound model and what it was made for: `dataset`, `model`,
+    The bound model and what it was made for: `dataset`, `model`, `defence`,
     `num_classes`, `image_shape`.
 
   Raises:

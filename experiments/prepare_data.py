@@ -8,6 +8,7 @@ TensorFlow is not needed. Download the official files of the data set first
 
 from absl import app, flags, logging
 
+from experiments import common
 from jaxadv.data import prepare, raw
 
 _DATASET = flags.DEFINE_enum(
@@ -35,7 +36,8 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   name, data_dir = _DATASET.value, _DATA_DIR.value
-  place = prepare.prepare(name, _SOURCE_DIR.value, data_dir=data_dir)
+  with common.explained(f"--source_dir={_SOURCE_DIR.value}"):
+    place = prepare.prepare(name, _SOURCE_DIR.value, data_dir=data_dir)
   argument = f", data_dir={data_dir!r}" if data_dir else ""
   print(f"{name} is in {place}")
   print(f"To use it: jaxadv.data.load({name!r}{argument})")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import recipes
-from jaxadv import train_state, types
+from experiments import parts, recipes
+from jaxadv import checks, train_state, types
 from jaxadv.data import mixing
 from jaxadv.defences import free, training
 
@@ -56,7 +56,7 @@ class Training(NamedTuple):
 def step_fn(
   plan: Training,
   apply_fn: train_state.TrainApply,
-  helpers: recipes.Helpers = (),
+  helpers: parts.Helpers = (),
 ) -> Callable:
   """`(state, batch) -> (state, metrics)`; the helpers' weights are leaves."""
   step = _free_step if plan.name == "free" else _step
@@ -68,6 +68,42 @@ def start(
 ) -> train_state.TrainState:
   """What the recipe needs in the state, for batches shaped as `x`."""
   return free.start(state, x) if plan.name == "free" else state
+
+
+def check(plan: Training, helpers: parts.Helpers) -> None:
+  """Builds the parts once, for nothing compiles where one refuses its number.
+
+  Raises:
+    ValueError: one does.
+  """
+  if plan.name == "free":
+    checks.num_steps(int(plan.tuned()), "num_replays")
+  else:
+    setting = _setting(plan, helpers, 1.0, 0.0, jax.random.key(0))
+    recipes.RECIPES[plan.name].build(setting)
+
+
+def _setting(
+  plan: Training,
+  helpers: parts.Helpers,
+  share: types.Scalar,
+  progress: types.Scalar,
+  key: jax.Array,
+) -> parts.Setting:
+  """What the parts are built with, at that share of the radius."""
+  step_size = plan.step_size
+  if step_size is None:
+    step_size = 2.5 * plan.eps / plan.num_steps
+  return parts.Setting(
+    ball=plan.ball(share * plan.eps),
+    num_steps=plan.num_steps,
+    step_size=share * step_size,
+    number=plan.tuned(),
+    num_classes=plan.num_classes,
+    progress=progress,
+    key=key,
+    helpers=helpers,
+  )
 
 
 def _share_of_radius(plan: Training, state) -> jax.Array:
@@ -87,28 +123,21 @@ def _free_step(plan: Training, apply_fn, helpers, state, batch):
 
 
 def _step(plan: Training, apply_fn, helpers, state, batch):
-  share = _share_of_radius(plan, state)
-  step_size = plan.step_size
-  if step_size is None:
-    step_size = 2.5 * plan.eps / plan.num_steps
   key = jax.random.fold_in(state.key, state.step)
-  setting = recipes.Setting(
-    ball=plan.ball(share * plan.eps),
-    num_steps=plan.num_steps,
-    step_size=share * step_size,
-    number=plan.tuned(),
-    num_classes=plan.num_classes,
-    progress=state.step / plan.total_steps,
-    key=jax.random.fold_in(key, 0),
-    helpers=helpers,
+  setting = _setting(
+    plan,
+    helpers,
+    _share_of_radius(plan, state),
+    state.step / plan.total_steps,
+    jax.random.fold_in(key, 0),
   )
-  parts = recipes.RECIPES[plan.name].build(setting)
-  both = (plan.augment, parts.pop("augment", None))
+  options = recipes.RECIPES[plan.name].build(setting)
+  both = (plan.augment, options.pop("augment", None))
   transforms = [transform for transform in both if transform]
   return training.train_step(
     state,
     batch,
     train_apply=apply_fn,
     augment=mixing.chain(*transforms) if transforms else None,
-    **parts,
+    **options,
   )

@@ -17,15 +17,17 @@ from collections.abc import Callable
 
 import jax
 import optax
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import (
   checkpoints,
   common,
   fitting,
   networks,
+  parts,
   recipe_steps,
   recipes,
+  train_inputs,
   training_report,
   validation,
 )
@@ -45,9 +47,7 @@ _DATA_DIR = flags.DEFINE_string(
   None,
   "Where data sets are; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
 )
-_MODEL = flags.DEFINE_enum(
-  "model", "mlp", list(networks.MODELS), "Network; small_cnn needs 16 x 16."
-)
+_MODEL = flags.DEFINE_enum("model", "mlp", list(networks.MODELS), "Network.")
 _DEFENCE = flags.DEFINE_enum(
   "defence", "none", list(recipes.RECIPES), "How to train."
 )
@@ -55,7 +55,7 @@ _NUMBER_OF_DEFENCE = flags.DEFINE(
   _NUMBER,
   "number",
   None,
-  "What the defence tunes, by default as in its paper: "
+  "What the defence tunes, with its default: "
   + "; ".join(
     f"{name}: {recipe.meaning}, {recipe.number:g}"
     for name, recipe in recipes.RECIPES.items()
@@ -189,7 +189,9 @@ def _describe(dataset: data.Dataset) -> dict:
   }
 
 
-def _plan(dataset: data.Dataset, schedule: fitting.Schedule):
+def _plan(
+  dataset: data.Dataset, schedule: fitting.Schedule
+) -> recipe_steps.Training:
   """The recipe with all that the flags say about it."""
   side = dataset.train.images.shape[1]
   epoch = schedule.steps_per_epoch(dataset.train)
@@ -207,16 +209,6 @@ def _plan(dataset: data.Dataset, schedule: fitting.Schedule):
   )
 
 
-def _helpers() -> recipes.Helpers:
-  needed = recipes.RECIPES[_DEFENCE.value].helpers
-  if len(_HELPER_DIRS.value) < needed:
-    raise SystemExit(
-      f"--defence={_DEFENCE.value} needs --helper_dirs with at least {needed} "
-      f"trained model, got {_HELPER_DIRS.value}"
-    )
-  return tuple(networks.load_model(path)[0] for path in _HELPER_DIRS.value)
-
-
 def _optimizer(plan: recipe_steps.Training) -> optax.GradientTransformation:
   num_updates = max(1, plan.num_updates() // _ACCUMULATE.value)
   return common.optimizer(
@@ -232,10 +224,11 @@ def _fit(
   workdir: pathlib.Path,
   dataset: data.Dataset,
   exam: validation.Exam,
+  helpers: parts.Helpers,
   schedule: fitting.Schedule,
   stop: Callable[[], bool],
 ) -> checkpoints.Snapshot:
-  plan, helpers = exam.plan, _helpers()
+  plan = exam.plan
   module = networks.build_model(
     _MODEL.value, dataset.name, dataset.num_classes, plan.name, _DTYPE.value
   )
@@ -262,29 +255,27 @@ def _fit(
 def main(argv: list[str]) -> None:
   """Trains as the flags say; exits with 75 when stopped by SIGTERM."""
   del argv
-  logging.set_verbosity(logging.WARNING)
   workdir = pathlib.Path(_WORKDIR.value)
-  common.claim(workdir)
-  if (workdir / "results.json").exists():
-    print(f"already finished: {workdir / 'results.json'}")
+  if common.finished(workdir):
     return
-  stop = common.on_sigterm()
-  common.setup()
-  dataset = data.load(_DATASET.value, data_dir=_DATA_DIR.value)
-  if _NUM_TRAIN.value:
-    few = data.first(dataset.train, _NUM_TRAIN.value)
-    dataset = dataset._replace(train=few)
-  common.write_json(workdir / "model.json", _describe(dataset))
+  stop = common.setup()
+  dataset = train_inputs.dataset(
+    _DATASET.value, _DATA_DIR.value, _NUM_TRAIN.value, _BATCH_SIZE.value
+  )
+  helpers = train_inputs.helpers(_DEFENCE.value, _HELPER_DIRS.value, dataset)
   schedule = fitting.Schedule(
     _EPOCHS.value, _BATCH_SIZE.value, _SEED.value, _CHECKPOINT_EVERY.value
   )
   plan = _plan(dataset, schedule)
+  train_inputs.check(plan, helpers, _MODEL.value, dataset)
+  common.claim(workdir)
+  common.write_json(workdir / "model.json", _describe(dataset))
   module = networks.build_model(
     _MODEL.value, dataset.name, dataset.num_classes, plan.name
   )
   exam = validation.Exam(plan, module, _EVAL_STEPS.value, _SEED.value)
   try:
-    end = _fit(workdir, dataset, exam, schedule, stop)
+    end = _fit(workdir, dataset, exam, helpers, schedule, stop)
   except fitting.Preempted as stopped:
     print(f"{stopped}; run the same command again to go on")
     sys.exit(common.PREEMPTED)

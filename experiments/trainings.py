@@ -18,6 +18,17 @@ from experiments import common
 _SECONDS = 0.5
 
 
+def check(arguments: Sequence[str]) -> None:
+  """Refuses flags that `experiments.train` does not know, running nothing.
+
+  Raises:
+    SystemExit: there are such.
+  """
+  command = [sys.executable, "-m", "experiments.train", "--only_check_args"]
+  if subprocess.run([*command, "--workdir=none", *arguments]).returncode:
+    sys.exit("the flags of the training are wrong: mend --train_flags")
+
+
 def train(
   model_dir: pathlib.Path,
   arguments: Sequence[str],

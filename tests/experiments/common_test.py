@@ -9,6 +9,7 @@ import pytest
 from absl import flags
 
 from experiments import common, networks
+from jaxadv import engine
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,37 @@ def test_flags_run_the_script_again(tmp_path, monkeypatch):
   common.claim(tmp_path)
   _script(monkeypatch, f"--flagfile={tmp_path / 'flags.txt'}")
   assert flags.FLAGS.eps == "0.2"
+
+
+def test_a_finished_run_says_so_and_another_is_refused(
+  tmp_path, monkeypatch, capsys
+):
+  _script(monkeypatch, "--workdir=here", "--eps=0.2")
+  assert not common.finished(tmp_path)
+  assert not list(tmp_path.iterdir())
+  common.claim(tmp_path)
+  assert not common.finished(tmp_path)
+  common.write_json(tmp_path / "results.json", {})
+  assert common.finished(tmp_path)
+  assert "already finished: " in capsys.readouterr().out
+  _script(monkeypatch, "--workdir=here", "--eps=0.3")
+  with pytest.raises(SystemExit, match=r"has --eps=0\.2 where .* --eps=0\.3"):
+    common.finished(tmp_path)
+
+
+def test_what_is_interrupted_can_be_run_again(capsys):
+  with pytest.raises(SystemExit) as caught, common.preemptible():
+    raise engine.Interrupted
+  assert caught.value.code == common.PREEMPTED
+  assert "run the same command again" in capsys.readouterr().out
+
+
+def test_what_is_refused_names_the_flag():
+  with (
+    pytest.raises(SystemExit, match=r"^--number=7: too many$"),
+    common.explained("--number=7"),
+  ):
+    raise ValueError("too many")
 
 
 def test_metrics_end_at_the_step_that_a_run_goes_on_from(tmp_path):

@@ -1,23 +1,14 @@
 import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.experiments import scripts
 
 
 def _demo(workdir):
-  return subprocess.run(
-    [
-      *(sys.executable, "-m", "experiments.demo", f"--workdir={workdir}"),
-      *("--epochs=3", "--num_examples=16"),
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=_ROOT,
+  return scripts.python(
+    *("-m", "experiments.demo", f"--workdir={workdir}"),
+    *("--epochs=3", "--num_examples=16"),
   )
 
 

@@ -1,9 +1,7 @@
 """The script, in a process of its own: flags are global to a process."""
 
-import subprocess
-import sys
-
 import jaxadv.data
+from tests.experiments import scripts
 
 # Stands in for the official files: 20 + 10 black images.
 _RUN = """
@@ -21,14 +19,8 @@ app.run(prepare_data.main)
 """
 
 
-def _run(*command):
-  return subprocess.run(
-    [sys.executable, *command], capture_output=True, text=True, check=False
-  )
-
-
 def test_says_where_the_data_set_is_and_how_to_use_it(tmp_path):
-  run = _run(
+  run = scripts.python(
     "-c", _RUN, "--dataset=mnist", "--source_dir=x", f"--data_dir={tmp_path}"
   )
   assert run.returncode == 0, run.stderr
@@ -38,10 +30,11 @@ def test_says_where_the_data_set_is_and_how_to_use_it(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-  run = _run(
+  run = scripts.python(
     *("-m", "experiments.prepare_data", "--dataset=cifar10"),
     *(f"--source_dir={tmp_path}", f"--data_dir={tmp_path / 'out'}"),
   )
   assert run.returncode != 0
+  assert run.stderr.startswith(f"--source_dir={tmp_path}: ")
   assert "lacks cifar-10-batches-py/batches.meta" in run.stderr
   assert not (tmp_path / "out").exists()

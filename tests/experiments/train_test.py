@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -16,8 +15,8 @@ import pytest
 from experiments import common, fitting, networks
 from jaxadv import attacks, balls, criteria, data, models, train_state
 from jaxadv.defences import training
+from tests.experiments import scripts
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _SCHEDULE = fitting.Schedule(num_epochs=3, batch_size=16, seed=1)
 _MODULE = models.MLP(features=(8,))
 _ADAM = optax.adam(0.01)
@@ -142,32 +141,6 @@ _SMALL = (
   *("--num_test=20", "--num_validation=20"),
 )
 
-# Runs the script once for each list of arguments, importing it once only.
-_SESSION = """
-import json, sys
-from absl import flags
-from experiments import train
-for arguments in json.loads(sys.argv[1]):
-  flags.FLAGS.unparse_flags()
-  for name in flags.FLAGS:
-    flags.FLAGS[name].unparse()
-  try:
-    train.main(flags.FLAGS(["train", *arguments]))
-  except (SystemExit, flags.Error) as error:
-    print(type(error).__name__, error)
-"""
-
-
-def _python(*command):
-  return subprocess.run(
-    [sys.executable, *command],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=_ROOT,
-  )
-
-
 _DEVICES = """
 import os, sys
 flag = "--xla_force_host_platform_device_count="
@@ -203,31 +176,34 @@ def test_devices_share_the_rows_of_a_batch(tmp_path):
   for number in (1, 4):
     place = tmp_path / str(number)
     place.mkdir()
-    run = _python("-c", _DEVICES, str(number), str(place), "32")
+    run = scripts.python("-c", _DEVICES, str(number), str(place), "32")
     assert run.returncode == 0, run.stderr
     with np.load(place / "weights.npz") as file:
       weights.append([file[name] for name in file.files])
   for one, four in zip(*weights, strict=True):
     np.testing.assert_allclose(one, four, atol=1e-4)
-  run = _python("-c", _DEVICES, "4", str(tmp_path), "33")
+  run = scripts.python("-c", _DEVICES, "4", str(tmp_path), "33")
   assert "batch_size=33 must be a multiple of the 4 devices" in run.stderr
 
 
 def test_script(tmp_path):
   place, one = f"--workdir={tmp_path}", "--epochs=1"
-  session = [
+  refused = tmp_path / "refused"
+  _, bad, number, first, again, other = scripts.outputs(
+    "train",
     [place, *_SMALL, one, "--eps=-1"],
+    [f"--workdir={refused}", *_SMALL, one, "--number=3"],
     [place, *_SMALL, one, "--batch_size=1260"],
     [place, *_SMALL, one, "--batch_size=1260"],
     [place, *_SMALL, "--epochs=2", "--batch_size=1260"],
-  ]
-  run = _python("-c", _SESSION, json.dumps(session))
-  assert run.returncode == 0, run.stderr
-  bad, *progress, finished, already, other = run.stdout.splitlines()
-  assert bad.endswith("--eps=-1.0: must be > 0")
-  assert progress[-1].startswith("step 1 ")
+  )
+  assert "--eps=-1.0: must be > 0" in bad
+  assert "--number=3: --defence=pgd tunes none" in number
+  assert not refused.exists()
+  *_, progress, finished = first.splitlines()
+  assert progress.startswith("step 1 ")
   assert finished.startswith("finished: ")
-  assert already.startswith("already finished: ")
+  assert again.startswith("already finished: ")
   assert other.startswith("SystemExit")
   assert "has --epochs=1 where this one has --epochs=2" in other
 
@@ -259,7 +235,7 @@ def _interrupted(workdir, number, wait):
   """Starts the script and signals it `wait` seconds into its epochs."""
   with subprocess.Popen(
     [sys.executable, *_command(workdir)],
-    cwd=_ROOT,
+    cwd=scripts.ROOT,
     stdout=subprocess.DEVNULL,
   ) as process:
     metrics = workdir / "metrics.jsonl"
@@ -277,12 +253,12 @@ def _interrupted(workdir, number, wait):
 @pytest.mark.slow
 def test_killed_and_terminated_runs_end_with_the_same_bits(tmp_path):
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  assert _python(*_command(whole)).returncode == 0
+  assert scripts.python(*_command(whole)).returncode == 0
   assert _interrupted(parts, signal.SIGKILL, 0.3) == -signal.SIGKILL
   assert _interrupted(parts, signal.SIGTERM, 0.1) == common.PREEMPTED
   assert _interrupted(parts, signal.SIGKILL, 0.0) == -signal.SIGKILL
   assert not (parts / "results.json").exists()
-  assert _python(*_command(parts)).returncode == 0
+  assert scripts.python(*_command(parts)).returncode == 0
   for name in ("metrics.jsonl", "model.json"):
     assert (whole / name).read_bytes() == (parts / name).read_bytes()
   for which in ("best", "last"):
