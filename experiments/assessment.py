@@ -119,12 +119,13 @@ def assess(
 
   Raises:
     engine.Interrupted: `stop` said so; the next call goes on from there.
-    ValueError: An attack does not exist, or the folder holds results of
-      something else.
+    SystemExit: The folder holds records of something else.
+    ValueError: An attack does not exist.
   """
   attack_table.check(plan.attacks, plan.ball)
   job = _Job(victim, plan, workdir, stop)
-  _claim(job)
+  with common.explained(str(workdir / "records")):
+    _claim(job)
   clean_logits = judge.outputs(
     victim.logits_fn,
     jax.random.key(plan.seed),
@@ -273,6 +274,6 @@ def _claim(job: _Job) -> None:
     common.write_json(path, mine)
   elif json.loads(path.read_text()) != mine:
     raise ValueError(
-      f"workdir={str(job.workdir)!r} holds results of other flags, weights or "
-      "examples: name another folder, or delete this one"
+      "holds results of other flags, weights or examples: choose another "
+      "--workdir, or delete this folder"
     )

@@ -266,14 +266,19 @@ def check(names: Sequence[str], ball: Any = None) -> None:
   """
   unknown = [name for name in names if name not in NAMES]
   if unknown or not names or len(set(names)) < len(names):
-    problem = f"no attack {', '.join(unknown)}" if unknown else "name each once"
+    problem = "name each once"
+    if unknown:
+      problem = f"no attack {', '.join(map(repr, unknown))}"
     raise ValueError(
       f"attacks={','.join(names)}: {problem}; choose from {', '.join(NAMES)}"
     )
   for name in names:
     if ball and name in ATTACKS and ball not in ATTACKS[name].balls:
       fit = ", ".join(each.__name__ for each in ATTACKS[name].balls)
-      raise ValueError(f"attacks={','.join(names)}: {name} is for {fit} only")
+      raise ValueError(
+        f"attacks={','.join(names)}: {name} is for {fit} only: leave it out "
+        "or choose another norm"
+      )
 
 
 def key_of(name: str, seed: int) -> Array:

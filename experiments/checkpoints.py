@@ -7,6 +7,7 @@ is deleted, so a kill at any moment leaves one that can be read.
 
 import os
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ def restore_variables(
 
   Raises:
     FileNotFoundError: there is no checkpoint.
-    ValueError: `which` is neither.
+    ValueError: `which` is neither, or the checkpoint is damaged.
   """
   if which not in ("best", "last"):
     raise ValueError(f'which={which!r}: choose "best" or "last"')
@@ -127,8 +128,15 @@ def restore_variables(
   with manager(workdir) as saver:
     if saver.latest_step() is None:
       raise FileNotFoundError(f"{workdir} holds no checkpoint yet")
-    content = saver.restore(
-      saver.latest_step(),
-      args=ocp.args.Composite(**{which: ocp.args.StandardRestore(target)}),
-    )
+    try:
+      content = saver.restore(
+        saver.latest_step(),
+        args=ocp.args.Composite(**{which: ocp.args.StandardRestore(target)}),
+      )
+    except (KeyError, ValueError) as error:
+      reason = textwrap.shorten(str(error), 150)
+      raise ValueError(
+        f"the checkpoint in {workdir} cannot be read ({reason}): train the "
+        "model anew, in another folder"
+      ) from error
   return content[which]

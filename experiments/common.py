@@ -16,7 +16,7 @@ import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -120,30 +120,17 @@ def optimizer(
   return optax.MultiSteps(every, accumulate).gradient_transformation()
 
 
-class Number(flags.ArgumentParser[float]):
-  """Parses a flag that is a number or a fraction such as `8/255`.
+def only_flags(argv: Sequence[str]) -> None:
+  """Refuses words that belong to no flag, such as a second item of a list.
 
-  Use it as `flags.DEFINE(common.Number(), name, default, help,
-  serializer=flags.ArgumentSerializer())`.
+  Raises:
+    SystemExit: there are such.
   """
-
-  syntactic_help = "a number, or a fraction such as 8/255"
-
-  def parse(self, argument: str | float) -> float:
-    """Returns the number.
-
-    Raises:
-      ValueError: it is none.
-    """
-    try:
-      top, slash, bottom = str(argument).partition("/")
-      return float(top) / (float(bottom) if slash else 1.0)
-    except (ValueError, ZeroDivisionError):
-      raise ValueError(f"{argument!r} is not {self.syntactic_help}") from None
-
-  def flag_type(self) -> str:
-    """The name of the type in help texts."""
-    return "number"
+  if words := argv[1:]:
+    raise SystemExit(
+      f"{' '.join(words)}: no flag; write --flag=value, and lists with commas "
+      "and without spaces"
+    )
 
 
 def setup() -> Callable[[], bool]:
@@ -187,7 +174,7 @@ def explained(flag: str) -> Iterator[None]:
   """
   try:
     yield
-  except (FileNotFoundError, TypeError, ValueError) as error:
+  except (OSError, TypeError, ValueError) as error:
     raise SystemExit(f"{flag}: {error}") from error
 
 
@@ -211,14 +198,25 @@ def claim(workdir: pathlib.Path) -> None:
   """Writes the script's own flags to flags.txt, or compares them with it.
 
   Raises:
-    SystemExit: the folder belongs to a run with other flags.
+    SystemExit: the folder belongs to a run with other flags, or cannot be
+      written.
   """
   path = workdir / "flags.txt"
   mine = _own_flags()
   if not path.exists():
-    write_text(path, "\n".join(mine) + "\n")
+    try:
+      write_text(path, "\n".join(mine) + "\n")
+    except OSError as error:
+      raise SystemExit(
+        f"--workdir={workdir} cannot be written ({error}): choose another"
+      ) from error
     return
   theirs = path.read_text().splitlines()
+  if strange := [line for line in theirs if _name(line) not in flags.FLAGS]:
+    raise SystemExit(
+      f"--workdir={workdir} holds a run of another script, with {strange[0]}: "
+      "choose another --workdir"
+    )
   changed = [line for line in mine if line not in theirs and _says_what(line)]
   gone = [line for line in theirs if line not in mine and _says_what(line)]
   if changed or gone:
@@ -238,8 +236,12 @@ def _own_flags() -> list[str]:
   return sorted(line for line in lines if line)
 
 
+def _name(line: str) -> str:
+  return line.removeprefix("--").partition("=")[0]
+
+
 def _says_what(line: str) -> bool:
-  return line.removeprefix("--").partition("=")[0] not in _PLACES
+  return _name(line) not in _PLACES
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

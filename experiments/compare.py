@@ -30,22 +30,19 @@ from experiments import (
   recipes,
   remarks,
   scores,
+  shared_flags,
   trainings,
   victims,
 )
 from jaxadv.report import page, tables
 
-_NUMBER = common.Number()
-_TEXT: flags.ArgumentSerializer = flags.ArgumentSerializer()
 # Whose model helps the defences that need one: trained first, and shown only
 # where it is named itself. A robust teacher for ARD, as in its paper.
 HELPERS = {"distillation": "teacher", "ard": "trades", "ensemble_at": "none"}
 # Flags of the training that differ from model to model.
 _PER_MODEL = ("workdir", "defence", "number", "helper_dirs")
 
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of this run.", required=True
-)
+_WORKDIR = shared_flags.workdir()
 _DEFENCES = flags.DEFINE_list(
   "defences",
   [],
@@ -69,22 +66,9 @@ _TRANSFER_FROM = flags.DEFINE_string(
   "The --workdir of the model on which the black-box attack makes its inputs; "
   "by default the first of the table.",
 )
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  None,
-  "Where data sets are; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
-)
-_NORM = flags.DEFINE_enum(
-  "norm", "linf", list(common.BALLS), "Norm of the threat model."
-)
-_EPS = flags.DEFINE(
-  _NUMBER,
-  "eps",
-  0.2,
-  "Radius of the threat model, of inputs in [0, 1]; usual are 0.3 for MNIST "
-  "and 8/255 for CIFAR-10.",
-  serializer=_TEXT,
-)
+_DATA_DIR = shared_flags.data_dir()
+_NORM = shared_flags.norm()
+_EPS = shared_flags.eps(0.2)
 _NUM_STEPS = flags.DEFINE_integer(
   "num_steps", 40, "Of PGD, each of 2.5 eps / their number.", lower_bound=1
 )
@@ -94,14 +78,8 @@ _NUM_EXAMPLES = flags.DEFINE_integer(
   "Most test images to attack, the first; 0 for all.",
   lower_bound=0,
 )
-_SLOTS = flags.DEFINE_integer(
-  "slots", 256, "Examples attacked at once on each device.", lower_bound=1
-)
-_SEED = flags.DEFINE_integer(
-  "seed", 0, "Seed.", lower_bound=0, upper_bound=2**31 - 1
-)
-
-flags.register_validator("eps", lambda value: value > 0, "must be > 0")
+_SLOTS = shared_flags.slots()
+_SEED = shared_flags.seed()
 
 
 @flags.multi_flags_validator(["defences", "model_dirs"])
@@ -113,10 +91,13 @@ def _models_are_distinct(values: dict[str, Any]) -> bool:
       f"no defence {', '.join(unknown)}; choose from "
       f"{', '.join(recipes.RECIPES)}"
     )
-  if not names or len(set(names)) < len(names):
+  if not names:
     raise flags.ValidationError(
-      f"need at least one model and each name once, got {names}: a model is "
-      "called as its folder"
+      "need at least one model, of --defences or --model_dirs"
+    )
+  if len(set(names)) < len(names):
+    raise flags.ValidationError(
+      f"need each name once, got {names}: a model is called as its folder"
     )
   return True
 
@@ -163,11 +144,28 @@ def _train(defence: str, stop) -> pathlib.Path:
   return model_dir
 
 
-def _victim(model_dir: str | pathlib.Path) -> victims.Victim:
-  with common.explained(str(model_dir)):
+def _victim(model_dir: str | pathlib.Path, flag: str = "") -> victims.Victim:
+  with common.explained(f"{flag}{model_dir}"):
     return victims.load(
       model_dir, data_dir=_DATA_DIR.value, num_examples=_NUM_EXAMPLES.value
     )
+
+
+def _check_alike(victim: victims.Victim, first: victims.Victim) -> None:
+  if not np.array_equal(victim.images, first.images):
+    raise SystemExit(
+      f"{victim.name} is for {victim.dataset}, {first.name} for "
+      f"{first.dataset}: compare models of one data set"
+    )
+
+
+def _check_given() -> None:
+  """Refuses models that cannot be loaded or compared, before any training."""
+  given = [_victim(path, "--model_dirs=") for path in _MODEL_DIRS.value]
+  if _TRANSFER_FROM.value is not None:
+    given.append(_victim(_TRANSFER_FROM.value, "--transfer_from="))
+  for victim in given:
+    _check_alike(victim, given[0])
 
 
 def _plan(victim: victims.Victim) -> assessment.Plan:
@@ -194,18 +192,16 @@ def _judge(model_dirs: dict[str, pathlib.Path], stop) -> None:
     _TRANSFER_FROM.value or next(iter(model_dirs.values()))
   ).resolve()
   source = _victim(source_dir)
+  attacked = {name: _victim(path) for name, path in model_dirs.items()}
+  for victim in attacked.values():
+    _check_alike(victim, source)
   plan = _plan(source)
   transfer = comparison.craft(source, plan, workdir / "transfer", stop=stop)
   outcomes, found = {}, {}
   for name, model_dir in model_dirs.items():
-    victim = _victim(model_dir)
-    if not np.array_equal(victim.images, source.images):
-      raise SystemExit(
-        f"{model_dir} is for {victim.dataset}, {source_dir} for "
-        f"{source.dataset}: compare models of one data set"
-      )
-    folder = workdir / "attacked" / name
-    outcomes[name] = assessment.assess(victim, plan, folder, stop=stop)
+    outcomes[name] = assessment.assess(
+      attacked[name], plan, workdir / "attacked" / name, stop=stop
+    )
     found[name] = comparison.numbers(
       outcomes[name],
       _NORM.value,
@@ -236,18 +232,17 @@ def _show(workdir: pathlib.Path) -> None:
 
 def main(argv: list[str]) -> None:
   """Compares as the flags say; exits with 75 when stopped by SIGTERM."""
-  del argv
+  common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
   if not common.finished(workdir):
     stop = common.setup()
     given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
-    for model_dir in [*given.values(), _TRANSFER_FROM.value]:
-      if model_dir is not None:
-        _victim(model_dir)
+    _check_given()
     if _DEFENCES.value:
       trainings.check(_arguments(_DEFENCES.value[0]))
-    common.claim(workdir)
+    # First, so that a folder whose training was refused can take other flags.
     trained = {name: _train(name, stop) for name in _DEFENCES.value}
+    common.claim(workdir)
     with common.preemptible(), jax.default_matmul_precision("highest"):
       _judge(trained | given, stop)
   _show(workdir)

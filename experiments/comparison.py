@@ -62,7 +62,7 @@ def craft(
 
   Raises:
     engine.Interrupted: `stop` said so; the next call goes on from there.
-    ValueError: The folder holds results of something else.
+    SystemExit: The folder holds records of something else.
   """
   alone = plan._replace(attacks=("pgd_full",), radii=())
   outcome = assessment.assess(source, alone, workdir, stop=stop)

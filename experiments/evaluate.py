@@ -9,8 +9,10 @@ the same command again: it goes on and ends with the same results.
 """
 
 import json
+import math
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,17 +26,13 @@ from experiments import (
   evaluation_report,
   remarks,
   scores,
+  shared_flags,
   victims,
 )
 from jaxadv import data
 from jaxadv.report import tables
 
-_NUMBER = common.Number()
-_TEXT: flags.ArgumentSerializer = flags.ArgumentSerializer()
-
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of this run.", required=True
-)
+_WORKDIR = shared_flags.workdir()
 _MODEL_DIR = flags.DEFINE_string(
   "model_dir", None, "The --workdir of the model's training.", required=True
 )
@@ -47,11 +45,7 @@ _WHICH = flags.DEFINE_enum(
 _DATASET = flags.DEFINE_enum(
   "dataset", None, data.DATASETS, "Data set; by default the model's own."
 )
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  None,
-  "Where data sets are; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
-)
+_DATA_DIR = shared_flags.data_dir()
 _SPLIT = flags.DEFINE_enum(
   "split", "test", ["train", "validation", "test"], "Split to attack."
 )
@@ -66,17 +60,8 @@ _ATTACKS = flags.DEFINE_list(
   ["fgsm", "bim", "pgd", "targeted_pgd", "goal_image"],
   f"Attacks, of {', '.join(attack_table.NAMES)}.",
 )
-_NORM = flags.DEFINE_enum(
-  "norm", "linf", list(common.BALLS), "Norm of the threat model."
-)
-_EPS = flags.DEFINE(
-  _NUMBER,
-  "eps",
-  0.2,
-  "Radius of the threat model, of inputs in [0, 1]; usual are 0.3 for MNIST "
-  "and 8/255 for CIFAR-10.",
-  serializer=_TEXT,
-)
+_NORM = shared_flags.norm()
+_EPS = shared_flags.eps(0.2)
 _NUM_STEPS = flags.DEFINE_integer(
   "num_steps",
   None,
@@ -84,13 +69,11 @@ _NUM_STEPS = flags.DEFINE_integer(
   "minimum-norm attack. Those of AutoAttack have their own, always.",
   lower_bound=1,
 )
-_STEP_SIZE = flags.DEFINE(
-  _NUMBER,
+_STEP_SIZE = shared_flags.positive(
   "step_size",
   None,
   "Length of these steps, in the units of eps; by default 2.5 eps / num_steps "
   "and, of mi_fgsm and ni_fgsm, eps / num_steps.",
-  serializer=_TEXT,
 )
 _NUM_RESTARTS = flags.DEFINE_integer(
   "num_restarts", 5, "Rounds of pgd_restarts.", lower_bound=1
@@ -101,17 +84,8 @@ _RADII = flags.DEFINE_list(
   "Increasing radii of the robustness curve; by default 1/4, 1/2, 3/4, 1, 3/2 "
   "and 2 times eps. Empty for no curve.",
 )
-_SLOTS = flags.DEFINE_integer(
-  "slots", 256, "Examples attacked at once on each device.", lower_bound=1
-)
-_SEED = flags.DEFINE_integer(
-  "seed", 0, "Seed.", lower_bound=0, upper_bound=2**31 - 1
-)
-
-flags.register_validator("eps", lambda value: value > 0, "must be > 0")
-flags.register_validator(
-  "step_size", lambda value: value is None or value > 0, "must be > 0"
-)
+_SLOTS = shared_flags.slots()
+_SEED = shared_flags.seed()
 
 
 @flags.multi_flags_validator(["attacks", "norm"])
@@ -123,13 +97,17 @@ def _attacks_fit(values: dict[str, Any]) -> bool:
   return True
 
 
+def _parsed(radii: Sequence[str]) -> list[float]:
+  return [shared_flags.Number().parse(radius) for radius in radii]
+
+
 @flags.validator("radii")
 def _radii_increase(values: list[str] | None) -> bool:
   try:
-    radii = [_NUMBER.parse(value) for value in values or []]
+    radii = _parsed(values or [])
   except ValueError as error:
     raise flags.ValidationError(str(error)) from error
-  if radii != sorted(set(radii)) or min(radii, default=1.0) <= 0:
+  if radii != sorted(set(radii)) or not all(0 < r < math.inf for r in radii):
     raise flags.ValidationError("must be numbers > 0 that increase")
   return True
 
@@ -139,7 +117,7 @@ def _plan(num_classes: int) -> assessment.Plan:
   if _RADII.value is None:
     radii = [factor * eps for factor in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
   else:
-    radii = [_NUMBER.parse(value) for value in _RADII.value]
+    radii = _parsed(_RADII.value)
   return assessment.Plan(
     attacks=tuple(_ATTACKS.value),
     ball=common.BALLS[_NORM.value],
@@ -157,7 +135,10 @@ def _plan(num_classes: int) -> assessment.Plan:
 
 
 def _victim() -> victims.Victim:
-  with common.explained(f"--model_dir={_MODEL_DIR.value}"):
+  named = f"--model_dir={_MODEL_DIR.value}"
+  if _DATASET.value is not None:
+    named += f" --dataset={_DATASET.value}"
+  with common.explained(named):
     return victims.load(
       _MODEL_DIR.value,
       _WHICH.value,
@@ -190,7 +171,7 @@ def _show(workdir: pathlib.Path) -> None:
 
 def main(argv: list[str]) -> None:
   """Attacks as the flags say; exits with 75 when stopped by SIGTERM."""
-  del argv
+  common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
   if not common.finished(workdir):
     stop = common.setup()

@@ -76,7 +76,7 @@ def load_model(
 
   Raises:
     FileNotFoundError: there is no model yet.
-    ValueError: `which` is neither.
+    ValueError: `which` is neither, or the folder is damaged.
   """
   path = pathlib.Path(model_dir) / "model.json"
   if not path.exists():
@@ -84,13 +84,19 @@ def load_model(
       f"{path} is missing: train a model with `python -m experiments.train "
       f"--workdir={model_dir}`"
     )
-  info = json.loads(path.read_text())
-  module = build_model(
-    info["model"],
-    info["dataset"],
-    info["num_classes"],
-    info.get("defence", "none"),
-  )
+  try:
+    info = json.loads(path.read_text())
+    module = build_model(
+      info["model"],
+      info["dataset"],
+      info["num_classes"],
+      info.get("defence", "none"),
+    )
+  except (KeyError, json.JSONDecodeError) as error:
+    raise ValueError(
+      f"{path} is not as experiments.train writes it ({error!r}): train the "
+      "model anew, in another folder"
+    ) from error
   variables = checkpoints.restore_variables(
     model_dir, module, info["image_shape"], which
   )

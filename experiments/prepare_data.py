@@ -33,10 +33,13 @@ _DATA_DIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
   """Prepares the data set that the flags name."""
-  del argv
+  common.only_flags(argv)
   logging.set_verbosity(logging.WARNING)
   name, data_dir = _DATASET.value, _DATA_DIR.value
-  with common.explained(f"--source_dir={_SOURCE_DIR.value}"):
+  named = f"--source_dir={_SOURCE_DIR.value}"
+  if data_dir is not None:
+    named += f" --data_dir={data_dir}"
+  with common.explained(named):
     place = prepare.prepare(name, _SOURCE_DIR.value, data_dir=data_dir)
   argument = f", data_dir={data_dir!r}" if data_dir else ""
   print(f"{name} is in {place}")

@@ -27,32 +27,23 @@ from experiments import (
   parts,
   recipe_steps,
   recipes,
+  shared_flags,
   train_inputs,
   training_report,
   validation,
 )
 from jaxadv import data, train_state
 
-_NUMBER = common.Number()
-_TEXT: flags.ArgumentSerializer = flags.ArgumentSerializer()
-
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of this run.", required=True
-)
+_WORKDIR = shared_flags.workdir()
 _DATASET = flags.DEFINE_enum(
   "dataset", "digits", data.DATASETS, "Data set; digits needs no files."
 )
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  None,
-  "Where data sets are; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
-)
+_DATA_DIR = shared_flags.data_dir()
 _MODEL = flags.DEFINE_enum("model", "mlp", list(networks.MODELS), "Network.")
 _DEFENCE = flags.DEFINE_enum(
   "defence", "none", list(recipes.RECIPES), "How to train."
 )
-_NUMBER_OF_DEFENCE = flags.DEFINE(
-  _NUMBER,
+_NUMBER = shared_flags.number(
   "number",
   None,
   "What the defence tunes, with its default: "
@@ -61,7 +52,6 @@ _NUMBER_OF_DEFENCE = flags.DEFINE(
     for name, recipe in recipes.RECIPES.items()
     if recipe.number is not None
   ),
-  serializer=_TEXT,
 )
 _HELPER_DIRS = flags.DEFINE_list(
   "helper_dirs",
@@ -81,27 +71,16 @@ _ACCUMULATE = flags.DEFINE_integer(
   "Batches whose gradients make one update of the weights.",
   lower_bound=1,
 )
-_NORM = flags.DEFINE_enum(
-  "norm", "linf", list(common.BALLS), "Norm of the threat model."
-)
-_EPS = flags.DEFINE(
-  _NUMBER,
-  "eps",
-  0.15,
-  "Radius of the threat model, of inputs in [0, 1]; usual are 0.3 for MNIST "
-  "and 8/255 for CIFAR-10.",
-  serializer=_TEXT,
-)
+_NORM = shared_flags.norm()
+_EPS = shared_flags.eps(0.15)
 _ATTACK_STEPS = flags.DEFINE_integer(
   "attack_steps", 10, "Steps of multi-step attacks in training.", lower_bound=1
 )
-_ATTACK_STEP_SIZE = flags.DEFINE(
-  _NUMBER,
+_ATTACK_STEP_SIZE = shared_flags.positive(
   "attack_step_size",
   None,
   "Length of these steps, in the units of eps; by default 2.5 eps / "
   "attack_steps.",
-  serializer=_TEXT,
 )
 _WARMUP_EPOCHS = flags.DEFINE_float(
   "warmup_epochs",
@@ -117,9 +96,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _OPTIMIZER = flags.DEFINE_enum(
   "optimizer", "adam", list(common.OPTIMIZERS), "Optimiser."
 )
-_LEARNING_RATE = flags.DEFINE(
-  _NUMBER, "learning_rate", 5e-3, "Highest rate.", serializer=_TEXT
-)
+_LEARNING_RATE = shared_flags.positive("learning_rate", 5e-3, "Highest rate.")
 _SCHEDULE = flags.DEFINE_enum(
   "schedule", "cosine", list(common.SCHEDULES), "Of the learning rate."
 )
@@ -143,9 +120,7 @@ _EMA_DECAY = flags.DEFINE_float(
 _AUGMENT = flags.DEFINE_enum(
   "augment", "none", list(common.AUGMENTATIONS), "Of training images."
 )
-_SEED = flags.DEFINE_integer(
-  "seed", 0, "Seed.", lower_bound=0, upper_bound=2**31 - 1
-)
+_SEED = shared_flags.seed()
 _EVAL_STEPS = flags.DEFINE_integer(
   "eval_attack_steps",
   40,
@@ -169,12 +144,6 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
   0,
   "Save also within epochs; 0 for after each epoch only.",
   lower_bound=0,
-)
-
-for _name in ("eps", "learning_rate"):
-  flags.register_validator(_name, lambda value: value > 0, "must be > 0")
-flags.register_validator(
-  "attack_step_size", lambda value: value is None or value > 0, "must be > 0"
 )
 
 
@@ -201,7 +170,7 @@ def _plan(
     eps=_EPS.value,
     num_steps=_ATTACK_STEPS.value,
     step_size=_ATTACK_STEP_SIZE.value,
-    number=_NUMBER_OF_DEFENCE.value,
+    number=_NUMBER.value,
     num_classes=dataset.num_classes,
     warmup_steps=_WARMUP_EPOCHS.value * epoch,
     total_steps=schedule.num_steps(dataset.train),
@@ -254,7 +223,7 @@ def _fit(
 
 def main(argv: list[str]) -> None:
   """Trains as the flags say; exits with 75 when stopped by SIGTERM."""
-  del argv
+  common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
   if common.finished(workdir):
     return

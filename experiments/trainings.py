@@ -77,7 +77,8 @@ def _alone(
   The lock is held by the open file, which the training inherits: it outlives
   this process, and ends with the training.
   """
-  model_dir.mkdir(parents=True, exist_ok=True)
+  with common.explained(f"--workdir={model_dir}"):
+    model_dir.mkdir(parents=True, exist_ok=True)
   with open(model_dir / "lock", "w") as lock:
     while not stop():
       try:

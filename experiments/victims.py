@@ -1,5 +1,6 @@
 """What is attacked: a trained model and examples of a split."""
 
+import functools
 import os
 import pathlib
 from typing import NamedTuple
@@ -22,12 +23,18 @@ class Victim(NamedTuple):
   class_names: tuple[str, ...]
 
 
+@functools.lru_cache(maxsize=1)
+def _dataset(name: str, data_dir: str | None) -> data.Dataset:
+  """Read once for all the models of a comparison."""
+  return data.load(name, data_dir=data_dir)
+
+
 def load(
   model_dir: str | os.PathLike,
   which: str = "best",
   *,
   dataset: str | None = None,
-  data_dir: str | os.PathLike | None = None,
+  data_dir: str | None = None,
   split: str = "test",
   num_examples: int = 0,
 ) -> Victim:
@@ -46,9 +53,11 @@ def load(
     ValueError: The data do not fit the model.
   """
   logits_fn, info = networks.load_model(model_dir, which)
-  loaded = data.load(dataset or info["dataset"], data_dir=data_dir)
-  images, labels = data.unit(getattr(loaded, split))
-  rows = slice(num_examples or None)
+  loaded = _dataset(dataset or info["dataset"], data_dir)
+  examples = getattr(loaded, split)
+  if 0 < num_examples < len(examples.labels):
+    examples = data.first(examples, num_examples)
+  images, labels = data.unit(examples)
   fits = (tuple(info["image_shape"]), info["num_classes"])
   has = (images.shape[1:], loaded.num_classes)
   if has != fits:
@@ -62,7 +71,7 @@ def load(
     dataset=loaded.name,
     split=split,
     logits_fn=logits_fn,
-    images=images[rows],
-    labels=labels[rows],
+    images=images,
+    labels=labels,
     class_names=loaded.class_names,
   )

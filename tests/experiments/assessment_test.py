@@ -106,7 +106,8 @@ def test_a_folder_belongs_to_its_plan_and_model(victim, whole):
     (victim._replace(images=victim.images[::-1]), cases.PLAN),
     (other, cases.PLAN),
   ):
-    with pytest.raises(ValueError, match="name another folder"):
+    match = f"^{whole[0] / 'records'}: .*choose another --workdir"
+    with pytest.raises(SystemExit, match=match):
       assessment.assess(model, plan, whole[0])
 
 

@@ -74,7 +74,7 @@ def test_targets_do_not_depend_on_the_number_of_examples(name):
 
 @pytest.mark.parametrize(
   ("names", "problem"),
-  [(["fgsm", "pgdd"], "no attack pgdd"), ([], "once"), (["pgd"] * 2, "once")],
+  [(["fgsm", "pgdd"], "no attack 'pgdd'"), ([], "once"), (["pgd"] * 2, "once")],
 )
 def test_attacks_that_cannot_be_are_refused(names, problem):
   with pytest.raises(ValueError, match=f"{problem}.*multi_targeted_pgd"):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -10,20 +11,6 @@ from absl import flags
 
 from experiments import common, networks
 from jaxadv import engine
-
-
-@pytest.mark.parametrize(
-  ("text", "number"),
-  [("8/255", 8 / 255), ("0.3", 0.3), (0.5, 0.5), ("1e-3", 1e-3), (2, 2.0)],
-)
-def test_numbers_may_be_fractions(text, number):
-  assert common.Number().parse(text) == number
-
-
-@pytest.mark.parametrize("text", ["", "a", "1/0", "1/2/3", "8/"])
-def test_refuses_what_is_no_number(text):
-  with pytest.raises(ValueError, match="is not a number"):
-    common.Number().parse(text)
 
 
 @pytest.mark.parametrize("name", list(networks.MODELS))
@@ -102,6 +89,20 @@ def test_a_folder_belongs_to_its_flags(tmp_path, monkeypatch):
   _script(monkeypatch, "--workdir=here", "--eps=0.3")
   with pytest.raises(SystemExit, match=r"has --eps=0\.2 where .* --eps=0\.3"):
     common.claim(workdir)
+
+
+def test_a_folder_of_another_script_is_refused(tmp_path, monkeypatch):
+  _script(monkeypatch, "--workdir=here")
+  common.write_text(tmp_path / "flags.txt", "--attacks=fgsm\n--workdir=here\n")
+  with pytest.raises(SystemExit, match="another script, with --attacks=fgsm"):
+    common.finished(tmp_path)
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path, monkeypatch):
+  _script(monkeypatch, "--workdir=here")
+  (tmp_path / "file").touch()
+  with pytest.raises(SystemExit, match=r"^--workdir=.* choose another"):
+    common.claim(tmp_path / "file")
 
 
 def test_flags_run_the_script_again(tmp_path, monkeypatch):
@@ -190,3 +191,22 @@ def test_a_missing_model_is_explained(tmp_path):
     networks.load_model(tmp_path)
   with pytest.raises(ValueError, match="which='first'"):
     networks.load_model(tmp_path, "first")
+
+
+@pytest.mark.parametrize("text", ['{"model": ', '{"model": "mlp"}', '{"a": 1}'])
+def test_a_description_that_is_none_is_explained(text, tmp_path):
+  common.write_text(tmp_path / "model.json", text)
+  with pytest.raises(ValueError, match=r"model\.json is not as .* train the"):
+    networks.load_model(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_explained(model_dir, tmp_path):
+  place = tmp_path / "copy"
+  shutil.copytree(model_dir, place)
+  for path in (place / "checkpoints").glob("*/best/_METADATA"):
+    path.write_text("x")
+  with pytest.raises(
+    ValueError, match=r"cannot be read .*train the model anew"
+  ):
+    networks.load_model(place)
+  networks.load_model(place, "last")

@@ -36,13 +36,14 @@ def _run(*runs):
 
 def test_flags_that_cannot_be_are_explained(tmp_path):
   place = f"--workdir={tmp_path / 'run'}"
-  head, nothing, unknown, twice, number, quote, other, missing = _run(
+  head, nothing, unknown, twice, number, quote, other, words, missing = _run(
     [place],
     [place, "--defences=none,madry"],
     [place, "--defences=pgd", f"--model_dirs={tmp_path / 'pgd'}"],
     [place, "--defences=pgd", "--train_flags=--epochs=2 --number=3"],
     [place, "--defences=pgd", "--train_flags=--epochs='2"],
     [place, "--defences=pgd", "--train_flags=--epoch=2"],
+    [place, "--defences=none", "pgd"],
     [place, f"--model_dirs={tmp_path / 'nowhere'}"],
   )
   helpers = json.loads(head.partition("HELPERS")[2])
@@ -51,12 +52,45 @@ def test_flags_that_cannot_be_are_explained(tmp_path):
   assert set(helpers.values()) <= set(recipes.RECIPES)
   assert "at least one model" in nothing
   assert "no defence madry; choose from none, " in unknown
-  assert "each name once, got ['pgd', 'pgd']" in twice
+  assert "need each name once, got ['pgd', 'pgd']" in twice
   assert "number differs from model to model" in number
   assert "No closing quotation" in quote
   assert "mend --train_flags" in other
+  assert "pgd: no flag; write --flag=value" in words
+  assert f"--model_dirs={tmp_path / 'nowhere'}: " in missing
   assert "train a model with `python -m experiments.train" in missing
   assert not (tmp_path / "run").exists()
+
+
+_TWO_DATA_SETS = """
+import types
+script.victims.load = lambda path, **_: types.SimpleNamespace(
+  name=path, dataset=f"data of {path}", images=[path != "/second"]
+)
+"""
+
+
+def test_models_of_two_data_sets_are_refused(tmp_path):
+  place = f"--workdir={tmp_path / 'run'}"
+  _, given, source = scripts.outputs(
+    "compare",
+    [place, "--model_dirs=/first,/second"],
+    [place, "--defences=pgd", "--model_dirs=/1", "--transfer_from=/second"],
+    first=_TWO_DATA_SETS,
+  )
+  said = "/second is for data of /second, {0} for data of {0}: compare models"
+  assert said.format("/first") in given
+  assert said.format("/1") in source
+  assert not (tmp_path / "run").exists()
+
+
+def test_what_a_training_refuses_can_be_mended(tmp_path):
+  defences = (f"--workdir={tmp_path}", "--defences=none")
+  bad = [*defences, "--train_flags=--batch_size=9999"]
+  run = scripts.python("-m", "experiments.compare", *bad)
+  assert run.returncode == 1
+  assert "--batch_size=9999 is more than the 1260 training images" in run.stderr
+  assert not (tmp_path / "flags.txt").exists()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ def test_a_data_set_of_another_form_is_explained(model_dir, monkeypatch):
   digits = data.load("digits")
   wide = digits.test._replace(images=np.zeros((358, 28, 28, 1), np.uint8))
   other = digits._replace(name="mnist", test=wide)
-  monkeypatch.setattr(data, "load", lambda name, data_dir: other)
+  monkeypatch.setattr(victims, "_dataset", lambda name, data_dir: other)
   with pytest.raises(ValueError, match=r"dataset='mnist' has .*28.* is for"):
     victims.load(model_dir, dataset="mnist")
 
@@ -39,7 +39,7 @@ def test_script(model_dir, tmp_path):
     [place, *small, *fgsm],
     [place, *small, "--attacks=fgsm", "--eps=0.2"],
   )
-  assert "no attack pgdd; choose from fgsm, " in unknown
+  assert "no attack 'pgdd'; choose from fgsm, " in unknown
   assert "must be numbers > 0 that increase" in radii
   assert "a fraction such as 8/255" in eps
   assert "python -m experiments.train" in missing

@@ -35,6 +35,7 @@ def test_missing_files_are_named(tmp_path):
     *(f"--source_dir={tmp_path}", f"--data_dir={tmp_path / 'out'}"),
   )
   assert run.returncode != 0
-  assert run.stderr.startswith(f"--source_dir={tmp_path}: ")
+  named = f"--source_dir={tmp_path} --data_dir={tmp_path / 'out'}: "
+  assert run.stderr.startswith(named)
   assert "lacks cifar-10-batches-py/batches.meta" in run.stderr
   assert not (tmp_path / "out").exists()

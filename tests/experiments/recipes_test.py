@@ -9,6 +9,7 @@ import pytest
 from experiments import fitting, recipe_steps, recipes, validation
 from jaxadv import balls, data, losses, models, train_state
 from jaxadv.defences import adversaries, training
+from tests.experiments import training_cases as cases
 
 _EXAMPLES = data.first(data.load("digits").train, 96)
 _PLAIN = models.MLP(features=(8,))
@@ -16,22 +17,6 @@ _PLAIN = models.MLP(features=(8,))
 _FAMILIES = (
   *("free", "trades_awp", "fat", "ensemble_at", "adp", "null_class", "clp"),
 )
-
-
-def _plan(name, **changes):
-  plan = recipe_steps.Training(
-    name=name,
-    ball=balls.Linf,
-    eps=0.1,
-    num_steps=2,
-    step_size=None,
-    number=None,
-    num_classes=10,
-    warmup_steps=3.0,
-    total_steps=9,
-    augment=None,
-  )
-  return plan._replace(**changes)
 
 
 def _module(name):
@@ -67,7 +52,7 @@ def _batch():
 
 @pytest.mark.parametrize("name", list(recipes.RECIPES))
 def test_every_recipe_makes_a_step(name):
-  plan = _plan(name)
+  plan = cases.plan(name)
   state = _state(plan)
   after, metrics = jax.eval_shape(_step_fn(plan), state, _batch())
   shapes = [
@@ -79,16 +64,16 @@ def test_every_recipe_makes_a_step(name):
 
 
 def test_the_number_is_the_paper_s_unless_it_is_given():
-  assert _plan("trades").tuned() == 6.0
-  assert _plan("trades", number=2.0).tuned() == 2.0
-  assert _plan("pgd").tuned() == 0.0
-  assert _plan("free", number=3).num_updates() == 27
-  assert _plan("trades").num_updates() == 9
+  assert cases.plan("trades").tuned() == 6.0
+  assert cases.plan("trades", number=2.0).tuned() == 2.0
+  assert cases.plan("pgd").tuned() == 0.0
+  assert cases.plan("free", number=3).num_updates() == 27
+  assert cases.plan("trades").num_updates() == 9
 
 
 def test_the_radius_grows_to_eps():
   """FGSM moves every pixel by the radius of the step, where bounds allow."""
-  plan = _plan("n_fgsm", number=0.0, eps=0.3)
+  plan = cases.plan("n_fgsm", number=0.0, eps=0.3)
   seen = []
 
   def apply_fn(variables, key, x):
@@ -106,7 +91,7 @@ def test_the_radius_grows_to_eps():
 
 
 def test_a_recipe_is_what_its_paper_composes():
-  plan = _plan("trades", warmup_steps=0.0)
+  plan = cases.plan("trades", warmup_steps=0.0)
   state, batch = _state(plan), _batch()
   ours = _step_fn(plan)(state, batch)[1].loss
 
@@ -127,7 +112,7 @@ def test_a_recipe_is_what_its_paper_composes():
 
 
 def _fit(place, name, stop=lambda: False):
-  plan = _plan(name)
+  plan = cases.plan(name)
   return fitting.fit(
     place,
     _state(plan),
@@ -167,7 +152,7 @@ def test_a_collapse_is_announced(tmp_path, capsys, monkeypatch):
     "marks",
     lambda *args: {"clean_accuracy": 1.0, "pgd_accuracy": next(scores)},
   )
-  exam = validation.Exam(_plan("fast"), _PLAIN, 2, 0)
+  exam = validation.Exam(cases.plan("fast"), _PLAIN, 2, 0)
   validate = validation.validate_fn(exam, _EXAMPLES, 10, tmp_path)
   path = tmp_path / "metrics.jsonl"
   for step in range(3):
@@ -180,7 +165,7 @@ def test_a_collapse_is_announced(tmp_path, capsys, monkeypatch):
 
 
 def test_a_null_class_is_counted_apart():
-  plan = _plan("null_class")
+  plan = cases.plan("null_class")
   module = _module("null_class")
   assert module.num_classes == 11
   x = data.batch(_EXAMPLES, [0])["image"]

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import networks, recipe_steps, recipes, train_inputs
-from jaxadv import balls, data, models
+from experiments import networks, recipes, train_inputs
+from jaxadv import data, models
+from tests.experiments import training_cases as cases
 
 _DIGITS = data.load("digits")
 
@@ -67,18 +68,7 @@ def test_a_helper_that_is_not_there(tmp_path):
 
 
 def _check(name, number, model="mlp"):
-  plan = recipe_steps.Training(
-    name=name,
-    ball=balls.Linf,
-    eps=0.1,
-    num_steps=2,
-    step_size=None,
-    number=number,
-    num_classes=10,
-    warmup_steps=0.0,
-    total_steps=9,
-    augment=None,
-  )
+  plan = cases.plan(name, number=number)
   helpers = (_model((8, 8, 1), 10)[0],) * recipes.RECIPES[name].helpers
   train_inputs.check(plan, helpers, model, _DIGITS)
 
@@ -101,7 +91,7 @@ def test_the_number_of_each_recipe(name):
     ("free", 2.5, "replays of a batch of free: must be a whole number"),
     ("fat", 0.5, "must be a whole number"),
     ("free", 0.0, "num_replays must be at least 1"),
-    ("fgsm_mixture", 1.5, "share of the clean loss .* 1 - alpha must be >= 0"),
+    ("fgsm_mixture", 1.5, "share of the clean loss .* alpha must be <= 1"),
     ("distillation", 0.0, "temperature must be > 0"),
     ("mixup", 0.0, "alpha must be > 0"),
   ],
