@@ -28,18 +28,31 @@ def num_steps(value: Any, name: str = "num_steps") -> None:
 
 def positive(name: str, value: Any) -> None:
   """Refuses numbers that are not > 0 (so NaN, too)."""
-  if not isinstance(value, jax.core.Tracer) and not np.all(
-    np.asarray(value) > 0
-  ):
-    raise ValueError(f"{name} must be > 0, got {name}={value!r}")
+  _compare(name, value, np.greater, ">", 0)
 
 
 def non_negative(name: str, value: Any) -> None:
   """Refuses numbers that are not >= 0 (so NaN, too)."""
-  if not isinstance(value, jax.core.Tracer) and not np.all(
-    np.asarray(value) >= 0
-  ):
-    raise ValueError(f"{name} must be >= 0, got {name}={value!r}")
+  _compare(name, value, np.greater_equal, ">=", 0)
+
+
+def below_one(name: str, value: Any) -> None:
+  """Refuses numbers that are not < 1 (so NaN, too)."""
+  _compare(name, value, np.less, "<", 1)
+
+
+def at_most_one(name: str, value: Any) -> None:
+  """Refuses numbers that are not <= 1 (so NaN, too)."""
+  _compare(name, value, np.less_equal, "<=", 1)
+
+
+def _compare(
+  name: str, value: Any, relation: np.ufunc, sign: str, limit: int
+) -> None:
+  if isinstance(value, jax.core.Tracer):
+    return
+  if not np.all(relation(np.asarray(value), limit)):
+    raise ValueError(f"{name} must be {sign} {limit}, got {name}={value!r}")
 
 
 def ball(value: Any) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadv import criteria, engine, judge, types
+from jaxadv import checks, criteria, engine, judge, types
 
 # What adding a perturbation to an input and taking it off again may cost.
 _ABSOLUTE, _RELATIVE = 1e-6, 1e-5
@@ -135,44 +135,55 @@ def _inside(ball: Any, x, x_adv, bounds):
 
 
 def robustness_curve(
-  attack_fn: Callable[[float], types.Attack],
-  radii: Sequence[float],
+  attack_fn: Callable[[types.Ball], types.Attack],
+  threats: Sequence[types.Ball],
   logits_fn: types.LogitsFn,
   key: jax.Array,
   images: np.ndarray,
   labels: np.ndarray,
+  *,
+  bounds: tuple[float, float] = (0.0, 1.0),
   **options: Any,
 ) -> np.ndarray:
-  """Robust accuracy at each radius [K], one compilation for all.
+  """Robust accuracy in each ball [K], one compilation for all.
 
-  An example that a smaller radius broke is broken at the larger ones: balls are
-  nested, so the curve never rises and later radii attack the survivors only.
+  An example that a smaller ball broke is broken in the larger ones: they are
+  nested, so the curve never rises and later attacks see the survivors only. A
+  result outside of its ball or the bounds (see `inside`) breaks nothing.
 
   Args:
-    attack_fn: Makes the attack of a radius, such as `lambda eps:
-      attacks.pgd(balls.Linf(eps), num_steps=40, step_size=eps / 10)`.
-    radii: Increasing radii >= 0.
+    attack_fn: Makes the attack in a ball, such as `lambda ball:
+      attacks.pgd(ball, num_steps=40, step_size=ball.eps / 10)`.
+    threats: Balls of one kind and increasing radii, such as `[balls.Linf(eps)
+      for eps in radii]`.
     logits_fn: The model.
     key: A PRNG key.
     images: Inputs [N, ...].
     labels: Their labels [N].
+    bounds: The range of inputs.
     **options: Passed on to `engine.craft`.
 
   Raises:
-    ValueError: `radii` do not increase.
+    TypeError: `threats` holds what is no ball.
+    ValueError: the radii do not increase.
   """
-  if list(radii) != sorted(radii):
-    raise ValueError(f"radii must increase, got radii={list(radii)}")
+  for ball in threats:
+    checks.ball(ball)
+  radii = [float(ball.eps) for ball in threats]
+  if radii != sorted(radii):
+    raise ValueError(f"the radii of threats must increase, got {radii}")
   labels = np.asarray(labels)
   robust = ~fooled(logits_fn, key, images, labels)
   curve = []
-  for eps in radii:
+  for ball, eps in zip(threats, radii, strict=True):
     rows = np.flatnonzero(robust)
     if len(rows) and eps > 0:
+      x, y = images[rows], labels[rows]
       record = engine.craft(
-        attack_fn(eps), logits_fn, key, images[rows], labels[rows], **options
+        attack_fn(ball), logits_fn, key, x, y, bounds=bounds, **options
       )
-      robust[rows] = ~record.success
+      valid = inside(ball, x, record.x_adv, bounds=bounds)
+      robust[rows] = ~(record.success & valid)
     curve.append(robust.mean())
   return np.asarray(curve)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, types
+from jaxadv import checks, numerics, types
 
 Array = jax.Array
 
@@ -68,7 +68,7 @@ def dlr(logits: Array, label: Array) -> Array:
   if logits.shape[-1] < 3:
     return margin(logits, label)
   top = jax.lax.top_k(logits, 3)[0]
-  return margin(logits, label) / (top[0] - top[2] + _TINY)
+  return _ratio(margin(logits, label), top[0] - top[2])
 
 
 def targeted_dlr(logits: Array, y: tuple[Array, Array]) -> Array:
@@ -82,7 +82,13 @@ def targeted_dlr(logits: Array, y: tuple[Array, Array]) -> Array:
   if num_classes < 3:
     return difference(logits, y)
   top = jax.lax.top_k(logits, min(num_classes, 4))[0]
-  return difference(logits, y) / (top[0] - jnp.mean(top[2:]) + _TINY)
+  return _ratio(difference(logits, y), top[0] - jnp.mean(top[2:]))
+
+
+def _ratio(lead: Array, spread: Array) -> Array:
+  # The slope of a quotient has the square of what it divides by.
+  least = numerics.guard(_TINY**2, spread.dtype) ** 0.5
+  return lead / (spread + least)
 
 
 def kl_divergence(logits: Array, probabilities: Array) -> Array:

@@ -13,7 +13,8 @@ A norm holds what such an attack asks about it, all for ONE example (`vmap` it):
                                         bounds with `sum(w * delta) = gap`, see
                                         `projections`
 
-It is part of a program's structure: another norm compiles anew.
+A norm is part of a program's structure: another norm compiles anew. `L0` is a
+size and no more.
 """
 
 import dataclasses
@@ -47,6 +48,15 @@ class Norm:
   def __call__(self, delta: Array) -> Array:
     """The size of `delta`."""
     return self.ball(0.0).norm(delta)
+
+
+def L0(delta: Array) -> Array:
+  """The number of coordinates that are not zero, as `balls.L0` counts them.
+
+  For `attacks.restarts` and `attacks.multi_targeted`. A ball's bound method is
+  another function each time it is asked for, so programs would compile anew.
+  """
+  return balls.L0(0.0).norm(delta)
 
 
 def _sum(w: Array) -> Array:

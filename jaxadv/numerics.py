@@ -18,6 +18,11 @@ def unit_l2(x: Array) -> Array:
   return scaled / jnp.where(length > 0, length, 1.0)
 
 
+def guard(tiny: float, dtype: jnp.dtype) -> float:
+  """`tiny`, or the least normal number of a type in which it would vanish."""
+  return max(tiny, float(jnp.finfo(dtype).tiny))
+
+
 def kth_largest(magnitudes: Array, k: Array | int) -> Array:
   """The k-th largest of non-negative float32 numbers; `k` may be traced.
 

@@ -32,7 +32,8 @@ _DRAWS = frozenset(
   ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform")
 )
 _LOSSES = {"cross-entropy": losses.cross_entropy, "DLR": losses.dlr}
-# How JAX names the operations of a gradient, inside whatever they belong to.
+# How JAX names the operations of a gradient, inside whatever they belong to: no
+# documented name, but a gradient has no other mark in a program.
 _GRADIENT = "transpose(jvp"
 
 
@@ -133,7 +134,8 @@ def optimises(logits_fn: types.LogitsFn, images: np.ndarray) -> Messages:
   some condition holds (`while` in the program). Loops of fixed length and
   functions with gradients of their own (`custom_vjp`) are in many a network and
   mean nothing; so an optimisation without gradients, in a fixed number of
-  steps, goes unseen.
+  steps, goes unseen. A gradient is told by the name that JAX writes into the
+  debug information of a lowered program, which another release may change.
   """
   lowered = jax.jit(_ask).lower(logits_fn, *_one(images))
   if _GRADIENT in lowered.as_text(debug_info=True):

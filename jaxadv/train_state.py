@@ -95,7 +95,7 @@ def create(
     ValueError: `ema_decay` is not in [0, 1).
   """
   checks.non_negative("ema_decay", ema_decay)
-  checks.positive("1 - ema_decay", 1 - ema_decay)
+  checks.below_one("ema_decay", ema_decay)
   key_weights, key_run = jax.random.split(key)
   variables = module.init(key_weights, x)
   state = TrainState.create(

@@ -37,6 +37,14 @@ def test_signs():
   for bad in (-1.0, float("nan"), np.array([1.0, -1.0])):
     with pytest.raises(ValueError, match="rate must be >= 0"):
       checks.non_negative("rate", bad)
+  checks.below_one("rate", 0.9)
+  checks.at_most_one("rate", 1.0)
+  for bad in (1.0, 1.5, float("nan")):
+    with pytest.raises(ValueError, match=f"rate must be < 1, got rate={bad}"):
+      checks.below_one("rate", bad)
+  for bad in (1.5, float("nan"), np.array([0.5, 1.5])):
+    with pytest.raises(ValueError, match="rate must be <= 1"):
+      checks.at_most_one("rate", bad)
 
 
 @pytest.mark.parametrize("value", [1.0, (0.0,), [0.0, 1.0], (1.0, 0.0), (0, 0)])

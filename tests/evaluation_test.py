@@ -79,10 +79,12 @@ def test_inside_refuses_what_left_the_ball_or_the_bounds():
   np.testing.assert_array_equal(l1, [1, 1, 1, 1, 1, 0])
 
 
-def _radius_attack(eps):
-  return attacks.basic_iterative(
-    balls.Linf(eps), num_steps=4, step_size=eps / 4
-  )
+def _four_steps(ball):
+  return attacks.basic_iterative(ball, num_steps=4, step_size=ball.eps / 4)
+
+
+def _linf(*radii):
+  return [balls.Linf(eps) for eps in radii]
 
 
 def test_robustness_curve_is_that_of_the_closed_form():
@@ -97,7 +99,7 @@ def test_robustness_curve_is_that_of_the_closed_form():
   radii = [0.0, 0.02, 0.05, 0.1, 0.15]
   before = victims.CALLS["affine"]
   curve = evaluation.robustness_curve(
-    _radius_attack, radii, victim, _KEY, x, labels, slots=8, progress=False
+    _four_steps, _linf(*radii), victim, _KEY, x, labels, slots=8, progress=False
   )
   # Four steps of eps / 4 reach the corner; the last is not asked about.
   expected = [(distance > eps).mean() for eps in radii]
@@ -105,16 +107,54 @@ def test_robustness_curve_is_that_of_the_closed_form():
   assert 0 < curve[2] < curve[1] < curve[0] == 1
   first = victims.CALLS["affine"] - before
   evaluation.robustness_curve(
-    _radius_attack, [0.03, 0.04], victim, _KEY, x, labels, slots=8
+    _four_steps, _linf(0.03, 0.04), victim, _KEY, x, labels, slots=8
   )
   # Shapes are checked by tracing; nothing is compiled anew.
   assert victims.CALLS["affine"] - before - first <= 2
 
 
-def test_robustness_curve_refuses_radii_that_fall():
-  with pytest.raises(ValueError, match="radii must increase"):
+def test_what_left_its_ball_breaks_nothing():
+  # 0.01 away from the other class, and attacked in balls of three times eps.
+  victim, x = victims.binary(np.ones(25), -12.5), np.full((2, 5, 5, 1), 0.49)
+  curve = evaluation.robustness_curve(
+    lambda ball: _four_steps(balls.Linf(3 * ball.eps)),
+    _linf(0.005, 0.02),
+    victim,
+    _KEY,
+    x.astype(np.float32),
+    np.zeros(2, np.int32),
+    progress=False,
+  )
+  np.testing.assert_array_equal(curve, [1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+  ("bounds", "expected"), [((0.0, 1.0), [1.0, 1.0]), ((-1.0, 1.0), [1.0, 0.0])]
+)
+def test_what_left_the_bounds_breaks_nothing(bounds, expected):
+  # The other class is 0.01 below zero, where the attack may go.
+  victim = victims.binary(-np.ones(25), -0.25)
+  curve = evaluation.robustness_curve(
+    lambda ball: attacks.fgsm(ball, bounds=(-1.0, 1.0)),
+    _linf(0.005, 0.02),
+    victim,
+    _KEY,
+    np.zeros((2, 5, 5, 1), np.float32),
+    np.zeros(2, np.int32),
+    bounds=bounds,
+    progress=False,
+  )
+  np.testing.assert_array_equal(curve, expected)
+
+
+def test_robustness_curve_refuses_radii_that_fall_or_are_no_balls():
+  with pytest.raises(TypeError, match="ball must be"):
     evaluation.robustness_curve(
-      _radius_attack, [0.2, 0.1], _victim(), _KEY, _X, _labels()
+      _four_steps, [0.1, 0.2], _victim(), _KEY, _X, _labels()
+    )
+  with pytest.raises(ValueError, match="radii of threats must increase"):
+    evaluation.robustness_curve(
+      _four_steps, _linf(0.2, 0.1), _victim(), _KEY, _X, _labels()
     )
 
 

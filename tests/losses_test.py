@@ -98,6 +98,15 @@ def test_targeted_dlr_gradients_are_finite_at_ties(z):
   assert np.isfinite(value) and np.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("z", _TIES[:3])
+def test_dlr_is_finite_at_ties_in_half_precision(z, dtype):
+  logits = jnp.array(z, dtype)
+  for loss_fn, y in ((losses.dlr, 0), (losses.targeted_dlr, (0, 2))):
+    value, grad = jax.value_and_grad(loss_fn)(logits, y)
+    assert np.isfinite(value) and np.isfinite(grad).all()
+
+
 def test_dlr_does_not_saturate_where_cross_entropy_does():
   z = 1e4 * _Z
   assert not jax.grad(losses.cross_entropy)(z, 2).any()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import balls, norms
+from jaxadv import attacks, balls, norms
 
 NORMS = {"linf": norms.Linf, "l2": norms.L2, "l1": norms.L1}
 DELTA = jnp.asarray([3.0, -4.0, 0.0])
@@ -43,3 +43,17 @@ def test_is_part_of_the_structure_and_equal_to_itself():
   assert again == norms.L2
   assert jax.tree.structure(again) == jax.tree.structure(norms.L2)
   np.testing.assert_equal(hash(again), hash(norms.L2))
+
+
+def test_l0_is_a_size_and_no_norm():
+  assert float(norms.L0(jnp.asarray([3.0, -1e-9, 0.0]))) == 2
+  with pytest.raises(TypeError, match="norm must be"):
+    attacks.deepfool(norms.L0)
+
+
+def test_l0_is_the_same_function_each_time():
+  attack = attacks.fmn_l0()
+  once, again = (
+    attacks.restarts(attack, 2, size_fn=norms.L0) for _ in range(2)
+  )
+  assert jax.tree.structure(once) == jax.tree.structure(again)

@@ -88,3 +88,9 @@ def test_soft_threshold_with_equal_entries_and_with_no_room():
   zero = jnp.zeros(8)
   assert numerics.soft_threshold(zero, zero, 1.0) == 0
   assert numerics.soft_threshold(m, zero, 1.0) == 0
+
+
+def test_guard_vanishes_in_no_type():
+  assert numerics.guard(1e-12, jnp.float32) == 1e-12
+  for dtype in (jnp.float16, jnp.bfloat16):
+    assert jnp.asarray(numerics.guard(1e-12, dtype), dtype) > 0

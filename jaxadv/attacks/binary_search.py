@@ -65,7 +65,13 @@ class Search(NamedTuple):
 
 
 def check(plan: Plan) -> None:
-  """Refuses plans without searches or steps, or with a senseless first c."""
+  """Refuses other things, no searches or steps, or a senseless first c."""
+  if not isinstance(plan, Plan):
+    raise TypeError(
+      f"plan must be a search for c such as "
+      f"attacks.binary_search.Plan(num_searches=9, num_steps=1000), got "
+      f"plan={plan!r}"
+    )
   checks.num_steps(plan.num_searches, "num_searches")
   checks.num_steps(plan.num_steps)
   checks.positive("initial_c", plan.initial_c)

@@ -135,7 +135,7 @@ def brendel_bethge(
   checks.num_steps(num_steps)
   checks.positive("learning_rate", learning_rate)
   checks.non_negative("momentum", momentum)
-  checks.positive("1 - momentum", 1 - momentum)
+  checks.below_one("momentum", momentum)
   checks.bounds(bounds)
   rule = _Rule(
     num_steps, learning_rate, momentum, types.hashable(start), bounds

@@ -72,7 +72,7 @@ def carlini_wagner(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: a number of searches or steps is not an integer.
+    TypeError: `plan` is none, or a number in it is not an integer.
     ValueError: a number is out of its range, or the bounds are not a range.
 
   Reference: Carlini and Wagner, "Towards evaluating the robustness of neural

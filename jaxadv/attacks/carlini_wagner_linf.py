@@ -101,7 +101,7 @@ def carlini_wagner_linf(
   checks.num_steps(num_steps)
   checks.positive("learning_rate", learning_rate)
   checks.positive("decrease", decrease)
-  checks.positive("1 - decrease", 1 - decrease)
+  checks.below_one("decrease", decrease)
   penalised.check_range(c_range)
   checks.bounds(bounds)
   rule = _Rule(num_steps, learning_rate, decrease, c_range, bounds)

@@ -20,7 +20,7 @@ from jaxadv import checks, criteria, losses, oracles, types
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
-# The size of ONE perturbation: a norm of `norms`, or `balls.L0(0).norm`.
+# The size of ONE perturbation, such as `norms.L2` or `norms.L0`.
 SizeFn = Callable[[Array], Array]
 
 
@@ -59,7 +59,8 @@ def restarts(
     num_restarts: Rounds, at least 1.
     loss_fn: Ranks the rounds.
     criterion: Success, of the same `y` as the attack's.
-    size_fn: For minimum-norm attacks: keeps the nearest success instead.
+    size_fn: For minimum-norm attacks, what they minimise, such as `norms.L2` or
+      `norms.L0`: keeps the nearest success instead.
 
   Raises:
     TypeError: `num_restarts` is not an integer.
@@ -104,7 +105,7 @@ def multi_targeted(
     num_targets: Rounds, at most the number of classes less one.
     loss_fn: Ranks rounds without success; of `(logits, label)`.
     criterion: Success; of `(logits, label)`.
-    size_fn: For minimum-norm attacks: keeps the nearest success.
+    size_fn: As in `restarts`.
 
   Raises:
     TypeError: `num_targets` is not an integer.

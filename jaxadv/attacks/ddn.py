@@ -84,7 +84,7 @@ def ddn(
   """
   checks.num_steps(num_steps)
   checks.positive("gamma", gamma)
-  checks.positive("1 - gamma", 1 - gamma)
+  checks.below_one("gamma", gamma)
   checks.positive("init_norm", init_norm)
   checks.bounds(bounds)
   rule = _Rule(num_steps, gamma, init_norm, bounds)

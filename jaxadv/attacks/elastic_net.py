@@ -92,7 +92,7 @@ def elastic_net(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: a number of searches or steps is not an integer.
+    TypeError: `plan` is none, or a number in it is not an integer.
     ValueError: a number is out of its range, or the bounds are not a range.
 
   Reference: Chen, Sharma, Zhang, Yi, Hsieh, "EAD: elastic-net attacks to deep

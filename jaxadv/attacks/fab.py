@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, norms, oracles, types
+from jaxadv import checks, criteria, norms, numerics, oracles, types
 from jaxadv.attacks import boundaries
 
 Array = jax.Array
@@ -260,7 +260,8 @@ def _move(rule, x: Array, point: Array, lead: Array, normal: Array) -> Array:
   gaps = jnp.stack([-lead, jnp.sum(normal * (point - x)) - lead])
   project = jax.vmap(rule.norm.to_hyperplane, in_axes=(0, None, 0, None))
   deltas = project(ends, normal, gaps, rule.bounds)
-  near, far = jnp.maximum(jax.vmap(rule.norm)(deltas), _TINY)
+  sizes = jax.vmap(rule.norm)(deltas)
+  near, far = jnp.maximum(sizes, numerics.guard(_TINY, sizes.dtype))
   alpha = jnp.minimum(near / (near + far), rule.alpha_max)
   shot = ends + rule.eta * deltas
   leant = (1 - alpha) * shot[0] + alpha * shot[1]

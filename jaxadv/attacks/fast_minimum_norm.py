@@ -175,7 +175,7 @@ def _attack(
   for name in ("gamma", "gamma_final"):
     rate = getattr(rule, name)
     checks.positive(name, rate)
-    checks.positive(f"1 - {name}", 1 - rate)
+    checks.below_one(name, rate)
   checks.bounds(rule.bounds)
   return types.Attack(
     init=Partial(_init),

@@ -86,7 +86,7 @@ def lbfgs(
     bounds: The range of inputs.
 
   Raises:
-    TypeError: a number of searches or steps is not an integer.
+    TypeError: `plan` is none, or a number in it is not an integer.
     ValueError: a number is out of its range, or the bounds are not a range.
 
   Reference: Szegedy et al., "Intriguing properties of neural networks", 2014.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import balls, checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, norms, oracles, types
 from jaxadv.attacks import minimum_norm
 
 Array = jax.Array
@@ -124,7 +124,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   move = jax.vmap(functools.partial(_move, rule))
   changes = move(state, won, answer.loss, answer.grad)
-  state = minimum_norm.keep_nearest(state, balls.L0(0.0).norm, won)
+  state = minimum_norm.keep_nearest(state, norms.L0, won)
   return state._replace(**changes)
 
 

@@ -45,7 +45,7 @@ def sparse_l1_descent(
   perturbations", 2019.
   """
   checks.positive("top_fraction", top_fraction)
-  checks.non_negative("1 - top_fraction", 1 - top_fraction)
+  checks.at_most_one("top_fraction", top_fraction)
   ball = balls.L1(eps, top_fraction)
   return gradient.pgd(
     ball,

@@ -48,7 +48,7 @@ def cutmix(
   """
   checks.positive("alpha", alpha)
   checks.non_negative("probability", probability)
-  checks.non_negative("1 - probability", 1 - probability)
+  checks.at_most_one("probability", probability)
   return functools.partial(_cutmix, num_classes, alpha, probability)
 
 
@@ -59,7 +59,7 @@ def label_smoothing(num_classes: int, *, smoothing: float = 0.1) -> Transform:
   vision", 2016).
   """
   checks.non_negative("smoothing", smoothing)
-  checks.non_negative("1 - smoothing", 1 - smoothing)
+  checks.at_most_one("smoothing", smoothing)
   return functools.partial(_label_smoothing, num_classes, smoothing)
 
 

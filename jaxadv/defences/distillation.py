@@ -82,7 +82,7 @@ def ard(temperature: float = 30.0, alpha: float = 1.0) -> training.RobustLoss:
   """
   checks.positive("temperature", temperature)
   checks.non_negative("alpha", alpha)
-  checks.non_negative("1 - alpha", 1 - alpha)
+  checks.at_most_one("alpha", alpha)
   loss_fn = functools.partial(_ard, temperature, alpha)
   return training.RobustLoss(loss_fn, clean=alpha < 1, adversarial=True)
 

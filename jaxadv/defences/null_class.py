@@ -114,7 +114,7 @@ def outliers(num_classes: int, share: float = 0.1) -> training.Augment:
     ValueError: `share` is not in [0, 1].
   """
   checks.non_negative("share", share)
-  checks.non_negative("1 - share", 1 - share)
+  checks.at_most_one("share", share)
   return functools.partial(_outliers, num_classes, share)
 
 

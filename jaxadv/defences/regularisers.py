@@ -3,9 +3,8 @@
 Each factory returns a `training.Regulariser`, `(view, key, x, label) -> []`,
 with its weight in it. They ask the training view, so with batch normalisation
 its statistics are those of the inputs asked about (the authors of CURE ask the
-evaluation view).
-Where a gradient is regularised, training differentiates twice, in reverse mode
-both times (`models.convolution` has no forward mode).
+evaluation view). Where a gradient is regularised, training differentiates
+twice, in reverse mode both times (`models.convolution` has no forward mode).
 
 Squeezing and pairing logits and flat losses mask gradients: show such networks
 to attacks of many steps and restarts before believing a number.
@@ -27,8 +26,8 @@ def clean_logit_pairing(weight: float = 0.5) -> training.Regulariser:
 
   Input i of the first half of the batch is paired with input i of the second,
   whatever their labels; of an odd batch the last is left out. The paper adds
-  Gaussian noise to the inputs (`augment.gaussian_noise`). 0.5 is the
-  weight in the code of Mosbach et al. (2018), for Tiny ImageNet.
+  Gaussian noise to the inputs (`augment.gaussian_noise`). 0.5 is the weight in
+  the code of Mosbach et al. (2018), for Tiny ImageNet.
 
   Reference: Kannan, Kurakin, Goodfellow, "Adversarial logit pairing", 2018.
   """
@@ -64,16 +63,16 @@ def jacobian(
   return functools.partial(_jacobian, weight, num_projections)
 
 
-def curvature(weight: float = 4.0, h: float = 1.5) -> training.Regulariser:
+def curvature(weight: float = 4.0, h: float = 0.6) -> training.Regulariser:
   """CURE: `weight mean_i ||grad L(x_i + h z_i) - grad L(x_i)||_2^2`.
 
   L is the cross-entropy, z the sign of its gradient, scaled to length 1 and not
   differentiated through. `h` is a length in units of the inputs, which may
-  leave the bounds; 1.5 moves each of the 3,072 numbers of a CIFAR-10 image by
-  7/255. A weight of 4 is the default of the authors' code, which has the length
-  where this has its square, and the loss of the batch where this has those of
-  its rows: tune it. Their example lets h grow over five epochs, from 0.1 to 3
-  in units of inputs that were divided by 0.2.
+  leave the bounds. 0.6 is the 3 of the authors' code for CIFAR-10, whose inputs
+  are divided by 0.2; it moves each of the 3,072 numbers by 2.8/255. (Their
+  example lets it grow over five epochs, from 0.1 to 3.) A weight of 4 is the
+  default of that code, which has the length where this has its square, and the
+  loss of the batch where this has those of its rows: tune it.
 
   Reference: Moosavi-Dezfooli, Fawzi, Uesato, Frossard, "Robustness via
   curvature regularization, and vice versa", 2019.

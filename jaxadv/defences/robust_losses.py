@@ -117,7 +117,12 @@ def _pair(loss_fn, *numbers: float) -> training.RobustLoss:
 
 def _check_share(name: str, value: float) -> None:
   checks.non_negative(name, value)
-  checks.non_negative(f"1 - {name}", 1 - value)
+  checks.at_most_one(name, value)
+
+
+def _wide(logits: Array) -> Array:
+  """Float32 at least: in half precision the offsets would vanish."""
+  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def _int_label(y: Array, name: str) -> Array:
@@ -146,6 +151,7 @@ def _trades(beta, clean, adv, y) -> Array:
 
 def _mart(beta, clean, adv, y) -> Array:
   label = _int_label(y, "mart")
+  clean, adv = _wide(clean), _wide(adv)
   p, p_adv = jax.nn.softmax(clean), jax.nn.softmax(adv)
   is_label = jnp.arange(adv.shape[-1]) == label
   wrong = jnp.argmax(jnp.where(is_label, -jnp.inf, adv))
@@ -175,6 +181,7 @@ def _logit_squeezing(weight, clean, adv, y) -> Array:
 def _adp(alpha, beta, members, adv, y) -> Array:
   del adv
   label = _int_label(y, "adp")
+  members = _wide(members)
   fit = jnp.sum(jax.vmap(losses.cross_entropy, (0, None))(members, label))
   p = jax.nn.softmax(members)
   mean = jnp.mean(p, axis=0)

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, types
+from jaxadv import checks, numerics, types
 from jaxadv.defences import training
 
 Array = jax.Array
@@ -56,10 +56,8 @@ def _awp(gamma, objective, key, params):
   def climb(w: Array, g: Array) -> Array:
     if w.ndim < 2:
       return w
-    scale = jnp.linalg.norm(jnp.ravel(w)) / (
-      jnp.linalg.norm(jnp.ravel(g)) + _TINY
-    )
-    return w + gamma * scale * g
+    length = jnp.linalg.norm(jnp.ravel(g)) + numerics.guard(_TINY, g.dtype)
+    return w + gamma * (jnp.linalg.norm(jnp.ravel(w)) / length) * g
 
   return jax.tree.map(climb, params, grads)
 

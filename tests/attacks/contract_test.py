@@ -1,8 +1,5 @@
 """The contract, for every attack in every ball. A new attack: one line."""
 
-import inspect
-
-import optax
 import pytest
 
 from jaxadv import attacks, balls, criteria, losses, norms
@@ -283,28 +280,3 @@ ROWS = [
 )
 def test_contract(row, check):
   check(row)
-
-
-# What a factory needs beside a ball or a norm.
-_NEEDED = {"optimizer": optax.sgd(0.1), "num_steps": 3, "step_size": 0.1}
-
-
-def _parameters(name):
-  return inspect.signature(getattr(attacks, name)).parameters
-
-
-@pytest.mark.parametrize(
-  ("noun", "other"), [("ball", 0.3), ("ball", norms.L2), ("norm", balls.L2(1))]
-)
-def test_factories_tell_balls_from_norms_and_radii(noun, other):
-  names = [
-    name
-    for name in attacks.__all__
-    if inspect.isfunction(getattr(attacks, name))
-    and next(iter(_parameters(name))) == noun
-  ]
-  assert len(names) > 5
-  for name in names:
-    needed = {key: _NEEDED[key] for key in _NEEDED if key in _parameters(name)}
-    with pytest.raises((TypeError, ValueError), match=f"{noun} must be"):
-      getattr(attacks, name)(other, **needed)

@@ -264,3 +264,14 @@ def test_refuses_senseless_options():
   logits_fn, _, x, label = victim(3)
   with pytest.raises(ValueError, match="num_targets"):
     engine.run(fab_t(norms.L2), logits_fn, KEY, x, label)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_in_half_precision_a_model_without_slope_moves_nothing(name):
+  x = jnp.full((2, 6), 0.5, jnp.float16)
+  logits_fn = jax.tree_util.Partial(
+    linear, jnp.zeros((6, 3), jnp.float16), jnp.arange(3, dtype=jnp.float16)
+  )
+  attack = fab_t(NORMS[name], num_steps=2, num_targets=1)
+  for state in states(attack, logits_fn, x, jnp.full(2, 2)):
+    np.testing.assert_array_equal(state.point, x)

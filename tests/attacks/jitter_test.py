@@ -70,6 +70,48 @@ def test_without_noise_two_classes_leave_pgd_as_it_is():
   )
 
 
+def _loss_by_hand(z, label, normal, scale, noise):
+  e = np.exp(scale * z / np.abs(z).max())
+  one_hot = np.arange(CLASSES) == label
+  return np.linalg.norm(e / e.sum() + noise * normal - one_hot)
+
+
+def _normals(keys, step):
+  keys = oracles.step_keys(keys, jnp.full(len(keys), step))
+  fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  draw = jax.vmap(lambda key: jax.random.normal(key, (CLASSES,)))
+  return np.asarray(draw(fresh), np.float64)
+
+
+@pytest.mark.parametrize(("scale", "noise"), [(10.0, 0.1), (3.0, 0.5)])
+def test_the_first_step_by_hand(scale, noise):
+  """The slope of the paper's formula by central differences in NumPy."""
+  rng = np.random.default_rng(0)
+  w, x = rng.normal(size=(SIZE, CLASSES)), rng.normal(size=(5, SIZE))
+  y, keys = np.arange(5) % CLASSES, jax.random.split(KEY, 5)
+  attack = jitter_pgd(
+    balls.L2(10.0),
+    num_steps=1,
+    step_size=1.0,
+    scale=scale,
+    noise=noise,
+    start=attacks.at_input,
+    criterion=criteria.never,
+    bounds=(-9.0, 9.0),
+  )
+  state = attack.init(keys, jnp.asarray(x, jnp.float32), jnp.asarray(y))
+  state = jax.jit(attack.step)(victims.linear(w, np.zeros(CLASSES)), state)
+  for i, normal in enumerate(_normals(keys, 0)):
+    change = 1e-6 * np.eye(SIZE)
+    up, down = (
+      [_loss_by_hand((x[i] + d) @ w, y[i], normal, scale, noise) for d in ends]
+      for ends in (change, -change)
+    )
+    slope = np.subtract(up, down)
+    unit = slope / np.linalg.norm(slope)
+    np.testing.assert_allclose(state.x_adv[i] - x[i], unit, atol=1e-4)
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_noise_spreads_the_steps(noise):
   logits_fn, x, y = _problem()
@@ -92,6 +134,63 @@ def test_stops_at_success_as_the_label_says_it():
   attack = jitter_pgd(balls.Linf(0.5), num_steps=20, step_size=0.1)
   x_adv = engine.run(attack, logits_fn, KEY, x, y)
   assert (victims.logits(logits_fn, x_adv).argmax(1) != y).all()
+
+
+def _random_plane(logits, y):
+  return jnp.vdot(logits, jax.random.normal(y[1], logits.shape))
+
+
+def test_auto_pgd_climbs_with_noise_of_its_own_in_each_step():
+  """The first period, by hand: the slope of each step is its noise."""
+  eps, keys = 0.2, jax.random.split(KEY, 3)
+  attack = noisy_loss(
+    attacks.auto_pgd(
+      balls.Linf(eps),
+      num_steps=20,
+      loss_fn=_random_plane,
+      criterion=criteria.never,
+    )
+  )
+  x, y = jnp.full((3, CLASSES), 0.5), jnp.array([2, 0, 1])
+  state = attack.init(keys, x, y)
+  logits_fn = victims.linear(np.eye(CLASSES), np.zeros(CLASSES))
+  point = old = np.asarray(state.point)
+  best, best_loss = point, np.full(3, -np.inf)
+  step = jax.jit(attack.step)
+  for k in range(4):
+    state, normal = step(logits_fn, state), _normals(keys, k)
+    loss = np.sum(normal * point, axis=1)
+    best = np.where((loss > best_loss)[:, None], point, best)
+    best_loss = np.maximum(loss, best_loss)
+    uphill = np.clip(point + 2 * eps * np.sign(normal), 0.5 - eps, 0.5 + eps)
+    new = 0.75 if k else 1.0
+    moved = point + new * (uphill - point) + (1 - new) * (point - old)
+    point, old = np.clip(moved, 0.5 - eps, 0.5 + eps), point
+    np.testing.assert_allclose(state.point, point, atol=1e-6)
+    np.testing.assert_allclose(state.x_adv, best, atol=1e-6)
+  np.testing.assert_array_equal(state.y[0], y)
+
+
+def _deaf_margin(logits, y):
+  return losses.margin(logits, y[0])
+
+
+def test_a_loss_that_ignores_its_key_leaves_auto_pgd_as_it_is():
+  logits_fn = victims.stochastic(SIZE, CLASSES)
+  _, x, y = _problem()
+  plain = attacks.auto_pgd(balls.Linf(0.1), num_steps=20, loss_fn=losses.margin)
+  noisy = noisy_loss(
+    attacks.auto_pgd(
+      balls.Linf(0.1),
+      num_steps=20,
+      loss_fn=_deaf_margin,
+      criterion=criteria.misclassified_pair,
+    )
+  )
+  np.testing.assert_array_equal(
+    engine.run(noisy, logits_fn, KEY, x, y),
+    engine.run(plain, logits_fn, KEY, x, y),
+  )
 
 
 def test_composes_with_auto_pgd_and_with_rounds():

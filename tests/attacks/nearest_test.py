@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import attacks, balls, criteria, engine, losses, norms
+from jaxadv import attacks, criteria, engine, losses, norms
 from tests import contract, victims
 
 KEY = jax.random.key(0)
@@ -17,7 +17,6 @@ PAIR = {
   "loss_fn": losses.difference,
   "criterion": criteria.misclassified_pair,
 }
-L0 = balls.L0(0).norm
 
 # The size that an attack minimises, the order of the dual norm, the attack.
 ATTACKS = {
@@ -99,10 +98,10 @@ def test_l0_of_three_classes_by_aiming_at_each():
   def changed(attack):
     x_adv = engine.run(attack, logits_fn, KEY, x, label)
     assert (victims.logits(logits_fn, x_adv).argmax(1) != label).all()
-    return np.asarray(jax.vmap(L0)(x_adv - x))
+    return np.asarray(jax.vmap(norms.L0)(x_adv - x))
 
   pair = attacks.fmn_l0(num_steps=60, **PAIR)
-  both = attacks.multi_targeted(pair, 2, size_fn=L0)
+  both = attacks.multi_targeted(pair, 2, size_fn=norms.L0)
   np.testing.assert_array_equal(changed(both), 1)
   np.testing.assert_array_equal(changed(attacks.fmn_l0(num_steps=60)), 3)
 

@@ -66,7 +66,7 @@ def test_the_teacher_sees_the_inputs_at_the_temperature():
   [
     (lambda: distillation.tempered(0.0), "temperature must be > 0"),
     (lambda: distillation.defensive(-1.0), "temperature must be > 0"),
-    (lambda: distillation.ard(alpha=1.5), "1 - alpha must be >= 0"),
+    (lambda: distillation.ard(alpha=1.5), "alpha must be <= 1"),
     (lambda: distillation.taught(None, 0.0), "temperature must be > 0"),
   ],
 )

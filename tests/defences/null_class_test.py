@@ -88,5 +88,5 @@ def test_outliers_are_shuffled_and_null():
     pixels = [np.asarray(image).reshape(-1, 3) for image in (old, new)]
     a, b = (p[np.lexsort(p.T)] for p in pixels)
     np.testing.assert_array_equal(a, b)
-  with pytest.raises(ValueError, match="1 - share must be >= 0"):
+  with pytest.raises(ValueError, match="share must be <= 1"):
     null_class.outliers(10, share=1.5)

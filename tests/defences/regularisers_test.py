@@ -58,7 +58,7 @@ def test_jacobian_is_unbiased():
 
 def test_curvature_is_the_change_of_the_gradient():
   z = np.sign(_GRADS) / np.sqrt(2)
-  there = _probabilities((_X + 1.5 * z) @ _W) - np.eye(3)[_LABEL]
+  there = _probabilities((_X + 0.6 * z) @ _W) - np.eye(3)[_LABEL]
   change = np.sum((there @ _W.T - _GRADS) ** 2, axis=1)
   assert _value(regularisers.curvature()) == pytest.approx(
     4.0 * np.mean(change), rel=1e-4

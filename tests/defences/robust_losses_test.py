@@ -128,18 +128,19 @@ def test_adp_is_finite_for_certain_and_for_equal_members():
 
 
 @pytest.mark.parametrize(
-  "make",
+  ("make", "words"),
   [
-    lambda: robust_losses.mixture(1.5),
-    lambda: robust_losses.trades(-1.0),
-    lambda: robust_losses.mart(-1.0),
-    lambda: robust_losses.logit_pairing(-1.0),
-    lambda: robust_losses.logit_squeezing(-1.0),
-    lambda: robust_losses.adp(beta=-1.0),
+    (lambda: robust_losses.mixture(1.5), "alpha must be <= 1"),
+    (lambda: robust_losses.mixture(-0.5), "alpha must be >= 0"),
+    (lambda: robust_losses.trades(-1.0), "beta must be >= 0"),
+    (lambda: robust_losses.mart(-1.0), "beta must be >= 0"),
+    (lambda: robust_losses.logit_pairing(-1.0), "weight must be >= 0"),
+    (lambda: robust_losses.logit_squeezing(-1.0), "weight must be >= 0"),
+    (lambda: robust_losses.adp(beta=-1.0), "beta must be >= 0"),
   ],
 )
-def test_refuses_weights_out_of_range(make):
-  with pytest.raises(ValueError, match="must be >= 0"):
+def test_refuses_weights_out_of_range(make, words):
+  with pytest.raises(ValueError, match=words):
     make()
 
 
@@ -147,3 +148,17 @@ def test_says_which_passes_it_needs():
   assert robust_losses.trades()[1:3] == (True, True)
   assert robust_losses.adp()[1:3] == (True, False)
   assert training.madry[1:3] == (False, True)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_logits_have_the_losses_of_float32(dtype):
+  certain = np.array([30.0, -30.0, 0.0])
+  members = jnp.asarray([certain, certain[::-1]])
+  for loss, clean, adv in (
+    (robust_losses.mart(), certain, -certain),
+    (robust_losses.adp(), members, None),
+  ):
+    half = [None if z is None else jnp.asarray(z, dtype) for z in (clean, adv)]
+    full = [None if z is None else jnp.asarray(z) for z in (clean, adv)]
+    found = loss.loss_fn(*half, _LABEL)
+    assert np.isfinite(found) and found == loss.loss_fn(*full, _LABEL)

@@ -33,10 +33,12 @@ def test_awp_moves_each_layer_by_its_own_length():
   )
 
 
-def test_awp_leaves_vectors_and_layers_without_gradient():
-  found = weights.awp(0.1)(_objective, _KEY, _PARAMS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
+def test_awp_leaves_vectors_and_layers_without_gradient(dtype):
+  params = jax.tree.map(lambda w: w.astype(dtype), _PARAMS)
+  found = weights.awp(0.1)(_objective, _KEY, params)
   for name in ("idle", "scale", "bias"):
-    np.testing.assert_array_equal(found[name], _PARAMS[name])
+    np.testing.assert_array_equal(found[name], params[name])
 
 
 def test_awp_is_undone_before_the_optimiser_steps_and_costs_one_gradient():
