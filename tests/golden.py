@@ -16,7 +16,7 @@ _IMAGES = _SHARED / "data" / "mnist" / "t10k-images-idx3-ubyte.gz"
 _LABELS = _SHARED / "data" / "mnist" / "t10k-labels-idx1-ubyte.gz"
 
 needed = pytest.mark.skipif(
-  not (_FOLDER.exists() and _IMAGES.exists()),
+  not ((_FOLDER / "nets.npz").exists() and _IMAGES.exists()),
   reason="the recorded results lie in ../shared, which is absent",
 )
 

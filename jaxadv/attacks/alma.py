@@ -120,6 +120,7 @@ def _init(rule, keys, x, y) -> State:
   zeros = jnp.zeros(x.shape, jnp.float32)
   return State(
     **minimum_norm.start(x),
+    point=x,
     y=y,
     keys=keys,
     mu=ones,
@@ -147,7 +148,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   slope = _slope(constraint.astype(jnp.float32), state.rho, state.mu)
   descend = jax.vmap(functools.partial(_descend, rule))
   point, squares, momentum = descend(state, slope, answer.grad)
-  state = minimum_norm.keep_nearest(state, rule.norm, won)
+  state = minimum_norm.finish_step(state, rule.norm, won)
   return state._replace(point=point, squares=squares, momentum=momentum)
 
 

@@ -161,6 +161,7 @@ def _init(keys, x, y) -> State:
   )
   return State(
     **minimum_norm.start(x),
+    point=x,
     y=y,
     keys=pairs[:, 0],
     start_key=pairs[:, 1],
@@ -190,7 +191,7 @@ def _step(norm, rule, loss_fn, criterion, logits_fn, state: State) -> State:
   halved = narrow(state, won)
   moved = oracles.choose(stage < _HALVINGS, halved, walk(state, loss, grad))
   point, way = oracles.choose(stage < 0, (point, way), moved)
-  state = minimum_norm.keep_nearest(state, norm, won)
+  state = minimum_norm.finish_step(state, norm, won)
   return state._replace(point=point, way=way)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxadv import checks, criteria, losses, norms, oracles, types
-from jaxadv.attacks import binary_search, penalised
+from jaxadv.attacks import binary_search, minimum_norm, penalised
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -32,7 +32,7 @@ class State(NamedTuple):
   search: binary_search.Search
   hidden: Array  # The point in the space of arctanh.
   optimizer: optax.OptState
-  best: Array  # The distance of `x_adv`; infinite before the first success.
+  distance: Array  # That of `x_adv`; infinite before the first success.
   x_adv: Array
   found: Array
   done: Array
@@ -100,7 +100,7 @@ def carlini_wagner(
 def _init(plan, bounds, keys, x, y) -> State:
   hidden, optimizer = _start(bounds, x)
   return State(
-    **penalised.start(x),
+    **minimum_norm.start(x),
     y=y,
     keys=keys,
     search=binary_search.start(plan, x.shape[0]),
@@ -139,12 +139,12 @@ def _step(
   hidden, optimizer = oracles.choose(
     search.step == 0, _start(bounds, x), descended
   )
-  state = penalised.keep_best(state, point, won, distance)
+  state = minimum_norm.keep_nearest(state, point, won, distance)
   return state._replace(
     search=search,
     hidden=hidden,
     optimizer=optimizer,
-    done=(state.best == 0) | binary_search.finished(plan, search),
+    done=(state.distance == 0) | binary_search.finished(plan, search),
   )
 
 

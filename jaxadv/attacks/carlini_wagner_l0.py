@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxadv import checks, criteria, losses, oracles, types
-from jaxadv.attacks import penalised
+from jaxadv.attacks import minimum_norm, penalised
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -41,7 +41,7 @@ class State(NamedTuple):
   taken: Array  # The steps with this c and these pixels so far.
   hidden: Array  # The point in the space of arctanh.
   optimizer: optax.OptState
-  best: Array  # The pixels changed in `x_adv`; infinite before a success.
+  distance: Array  # Pixels changed in `x_adv`; infinite before a success.
   x_adv: Array
   found: Array
   done: Array
@@ -126,7 +126,7 @@ def _init(rule, keys, x, y) -> State:
   num_rows = x.shape[0]
   hidden = penalised.to_hidden(rule.bounds, x)
   return State(
-    **penalised.start(x),
+    **minimum_norm.start(x),
     y=y,
     keys=keys,
     free=jax.vmap(_pixels)(jnp.ones(x.shape, bool)),
@@ -153,11 +153,11 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   delta = penalised.perturbation(x, point)
   pull = penalised.pull(jnp.where(missing > 0, state.c, 0.0), answer)
   grad = jnp.where(state.free, slope * (2 * delta - pull), 0.0)
-  state = penalised.keep_best(state, point, won, distance)
+  state = minimum_norm.keep_nearest(state, point, won, distance)
   solved = won & (missing < _SOLVED)
   state = _advance(rule, state, solved, moved, answer.grad * delta, grad)
   over = (state.c > rule.c_range[1]) | ~jax.vmap(jnp.any)(state.free)
-  return state._replace(done=(state.best == 0) | over)
+  return state._replace(done=(state.distance == 0) | over)
 
 
 def _advance(rule, state: State, solved, moved, changes, grad) -> State:

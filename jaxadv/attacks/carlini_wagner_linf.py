@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxadv import checks, criteria, losses, norms, oracles, types
-from jaxadv.attacks import penalised
+from jaxadv.attacks import minimum_norm, penalised
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -35,7 +35,7 @@ class State(NamedTuple):
   taken: Array  # The steps of this search so far.
   hidden: Array  # The point in the space of arctanh.
   optimizer: optax.OptState
-  best: Array  # The distance of `x_adv`; infinite before the first success.
+  distance: Array  # That of `x_adv`; infinite before the first success.
   x_adv: Array
   found: Array
   done: Array
@@ -118,7 +118,7 @@ def _init(rule, keys, x, y) -> State:
   num_rows = x.shape[0]
   hidden = penalised.to_hidden(rule.bounds, x)
   return State(
-    **penalised.start(x),
+    **minimum_norm.start(x),
     y=y,
     keys=keys,
     tau=jnp.full(num_rows, rule.bounds[1] - rule.bounds[0], jnp.float32),
@@ -142,7 +142,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   missing = penalised.shortfall(0.0, answer)
   excess = jax.vmap(_excess)(delta, state.tau)
   solved = won & (excess + state.c * missing < _SOLVED * state.c)
-  state = penalised.keep_best(state, point, won, distance)
+  state = minimum_norm.keep_nearest(state, point, won, distance)
   state = _advance(rule, state, solved, distance)
   away = jax.vmap(_excess_gradient)(delta, state.tau)
   grad = slope * (
@@ -156,7 +156,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   return state._replace(
     hidden=hidden,
     optimizer=optimizer,
-    done=(state.best == 0) | over,
+    done=(state.distance == 0) | over,
   )
 
 

@@ -101,6 +101,7 @@ def _init(rule, keys, x, y) -> State:
   pairs = jax.vmap(jax.random.split)(keys)
   return State(
     **minimum_norm.start(x),
+    point=x,
     y=y,
     keys=pairs[:, 0],
     direction_keys=pairs[:, 1],
@@ -116,7 +117,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   direction = _direction(state, answer.grad)
   point, eps = jax.vmap(functools.partial(_move, rule))(state, won, direction)
-  state = minimum_norm.keep_nearest(state, norms.L2, won)
+  state = minimum_norm.finish_step(state, norms.L2, won)
   return state._replace(point=point, eps=eps)
 
 

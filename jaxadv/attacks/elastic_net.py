@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxadv import checks, criteria, losses, oracles, types
-from jaxadv.attacks import binary_search, penalised
+from jaxadv.attacks import binary_search, minimum_norm, penalised
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -33,7 +33,7 @@ class State(NamedTuple):
   search: binary_search.Search
   shrunk: Array  # FISTA's iterate after the last shrinkage.
   point: Array  # Where the model is asked next: extrapolated, in the bounds.
-  best: Array  # The rule's distance of `x_adv`; infinite before a success.
+  distance: Array  # By the rule, of `x_adv`; infinite before a success.
   x_adv: Array
   found: Array
   done: Array
@@ -121,7 +121,7 @@ def elastic_net(
 
 def _init(plan, keys, x, y) -> State:
   return State(
-    **penalised.start(x),
+    **minimum_norm.start(x),
     y=y,
     keys=keys,
     search=binary_search.start(plan, x.shape[0]),
@@ -149,12 +149,12 @@ def _step(
   )
   search = binary_search.advance(plan, state.search, won, objective)
   shrunk, point = oracles.choose(search.step == 0, (state.x, state.x), moved)
-  state = penalised.keep_best(state, state.point, won, distance)
+  state = minimum_norm.keep_nearest(state, state.point, won, distance)
   return state._replace(
     search=search,
     shrunk=shrunk,
     point=point,
-    done=(state.best == 0) | binary_search.finished(plan, search),
+    done=(state.distance == 0) | binary_search.finished(plan, search),
   )
 
 

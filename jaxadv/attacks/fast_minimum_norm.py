@@ -188,7 +188,7 @@ def _attack(
 
 def _init(keys, x, y) -> State:
   eps = jnp.zeros(x.shape[0], jnp.float32)
-  return State(**minimum_norm.start(x), y=y, keys=keys, eps=eps)
+  return State(**minimum_norm.start(x), point=x, y=y, keys=keys, eps=eps)
 
 
 def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
@@ -198,7 +198,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   )
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   step = state.step
-  state = minimum_norm.keep_nearest(state, rule.norm, won)
+  state = minimum_norm.finish_step(state, rule.norm, won)
   move = jax.vmap(functools.partial(_move, rule))
   point, eps = move(state, step, won, answer.loss, answer.grad)
   return state._replace(point=point, eps=eps)

@@ -43,7 +43,7 @@ class State(NamedTuple):
   direction: Array  # From there.
   length: Array  # The step along it that leads to `point`.
   memory: Any  # Of the quasi-Newton method.
-  best: Array  # The distance of `x_adv`; infinite before the first success.
+  distance: Array  # That of `x_adv`; infinite before the first success.
   x_adv: Array
   found: Array
   done: Array
@@ -106,7 +106,7 @@ def _init(plan, keys, x, y) -> State:
   num_rows = x.shape[0]
   zeros = jnp.zeros(x.shape, jnp.float32)
   return State(
-    **penalised.start(x),
+    **minimum_norm.start(x),
     y=y,
     keys=keys,
     search=binary_search.start(plan, num_rows),
@@ -148,11 +148,11 @@ def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
   )
   shorter = state._replace(length=_SHRINK * state.length)
   state = oracles.choose(accepted, turned, shorter)
-  state = penalised.keep_best(state, state.point, won, distance)
+  state = minimum_norm.keep_nearest(state, state.point, won, distance)
   return state._replace(
     search=search,
     point=oracles.choose(search.step == 0, x, _next_point(bounds, state)),
-    done=(state.best == 0) | binary_search.finished(plan, search),
+    done=(state.distance == 0) | binary_search.finished(plan, search),
   )
 
 

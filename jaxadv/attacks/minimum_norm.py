@@ -1,8 +1,8 @@
-"""What minimum-norm attacks by gradient steps have in common.
+"""What minimum-norm attacks have in common.
 
-Their states hold, beside the fields of `types.State`, `x`, the `point` that the
-model is asked about next, the number of the `step`, and `distance` [B]: that of
-`x_adv`, infinite while none was found.
+Their states hold, beside the fields of `types.State`, `x`, the number of the
+`step`, and `distance` [B]: that of `x_adv`, infinite while none was found.
+Attacks by gradient steps also have the `point` to ask the model about next.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,11 @@ Bounds = tuple[types.Scalar, types.Scalar]
 
 
 def start(x: Array) -> dict[str, Array]:
-  """The fields of the states, of searches that start at the inputs."""
+  """The fields of the states before the first step, but for `point`."""
   rows = jnp.zeros(x.shape[0], bool)
   return {
     "x": x,
     "step": jnp.zeros(x.shape[0], jnp.int32),
-    "point": x,
     "distance": jnp.full(x.shape[0], jnp.inf, jnp.float32),
     "x_adv": x,
     "found": rows,
@@ -31,18 +30,22 @@ def start(x: Array) -> dict[str, Array]:
   }
 
 
-def keep_nearest(state: Any, norm: Callable[[Array], Array], won: Array) -> Any:
-  """Takes in whether the points won; nothing beats a distance of zero."""
-  size = jax.vmap(norm)(perturbation(state))
-  nearer = won & (size < state.distance)
-  distance = jnp.where(nearer, size, state.distance)
+def keep_nearest(state: Any, point: Array, won: Array, distance: Array) -> Any:
+  """Takes in which of the points won, and how far away they are."""
+  nearer = won & (distance < state.distance)
   return state._replace(
     step=state.step + 1,
-    distance=distance,
-    x_adv=oracles.choose(nearer, state.point, state.x_adv),
+    distance=jnp.where(nearer, distance, state.distance),
+    x_adv=oracles.choose(nearer, point, state.x_adv),
     found=state.found | won,
-    done=distance <= 0,
   )
+
+
+def finish_step(state: Any, norm: Callable[[Array], Array], won: Array) -> Any:
+  """`keep_nearest` of `state.point`; nothing beats a distance of zero."""
+  size = jax.vmap(norm)(perturbation(state))
+  state = keep_nearest(state, state.point, won, size)
+  return state._replace(done=state.distance <= 0)
 
 
 def perturbation(state: Any) -> Array:

@@ -1,13 +1,8 @@
 """What attacks that minimise a penalised objective share.
 
-Their states hold, beside the fields of `types.State`, `x`, the number of the
-`step`, and `best` [B]: the distance of `x_adv`, infinite before a success. Here
-are these, success with a confidence, and the space of arctanh, in which every
-point is inside the bounds, with Adam to walk in it. A point there is called
-hidden.
+Success with a confidence; and the space of arctanh, in which every point is
+inside the bounds, with Adam to walk in it. A point there is called hidden.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,30 +16,6 @@ Bounds = tuple[types.Scalar, types.Scalar]
 # The authors' factor: arctanh is infinite at the bounds, and a pixel clipped to
 # them exactly would have no gradient and never move.
 _INSIDE = 0.999999
-
-
-def start(x: Array) -> dict[str, Array]:
-  """The fields of the states before the first step."""
-  rows = jnp.zeros(x.shape[0], bool)
-  return {
-    "x": x,
-    "step": jnp.zeros(x.shape[0], jnp.int32),
-    "best": jnp.full(x.shape[0], jnp.inf, jnp.float32),
-    "x_adv": x,
-    "found": rows,
-    "done": rows,
-  }
-
-
-def keep_best(state: Any, point: Array, won: Array, distance: Array) -> Any:
-  """Takes in which of the points won, and how far away they are."""
-  better = won & (distance < state.best)
-  return state._replace(
-    step=state.step + 1,
-    best=jnp.where(better, distance, state.best),
-    x_adv=oracles.choose(better, point, state.x_adv),
-    found=state.found | won,
-  )
 
 
 def wins(

@@ -109,6 +109,7 @@ def sigma_zero(
 def _init(rule, keys, x, y) -> State:
   return State(
     **minimum_norm.start(x),
+    point=x,
     y=y,
     keys=keys,
     threshold=jnp.full(x.shape[0], rule.threshold, jnp.float32),
@@ -124,7 +125,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   move = jax.vmap(functools.partial(_move, rule))
   changes = move(state, won, answer.loss, answer.grad)
-  state = minimum_norm.keep_nearest(state, norms.L0, won)
+  state = minimum_norm.finish_step(state, norms.L0, won)
   return state._replace(**changes)
 
 

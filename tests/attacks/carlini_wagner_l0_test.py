@@ -76,7 +76,7 @@ def test_searches_free_ever_fewer_pixels_and_the_count_is_exact():
   logits_fn = victims.linear(w, [0.0, 0.0, 0.0])
   label = victims.logits(logits_fn, x).argmax(axis=1)
   states = cases.drive(SHORT(), logits_fn, x, label, 1000)
-  free, best = np.asarray(states.free), np.asarray(states.best)
+  free, best = np.asarray(states.free), np.asarray(states.distance)
   assert (free[1:] <= free[:-1]).all() and (best[1:] <= best[:-1]).all()
   assert (free[-1].sum(axis=-1) < 20).all()
   # A frozen pixel is x, exactly; and c never falls.

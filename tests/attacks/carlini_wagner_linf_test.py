@@ -78,7 +78,7 @@ def test_a_row_is_done_where_c_or_tau_are_at_their_end():
   states = cases.drive(SHORT(), logits_fn, x, np.zeros(1, int), 400)
   last = int(np.argmax(states.done[:, 0]))
   assert states.done[-1, 0] and states.tau[last, 0] < 1 / 256
-  assert states.best[-1, 0] < 1.2 / 256
+  assert states.distance[-1, 0] < 1.2 / 256
   # ... and there is none, so c does: 1, 2, 4, 8, 16.
   stuck = victims.linear(np.zeros((4, 2)), [1.0, 0.0])
   attack = SHORT(num_steps=10, c_range=(1.0, 10.0))
@@ -97,12 +97,12 @@ def test_the_result_is_the_nearest_point_that_won(bounds):
   for i in range(300):
     found |= np.asarray(states.found[i])
     now = np.abs(np.asarray(states.x_adv[i]) - x).max(axis=1)
-    moved = np.isfinite(np.asarray(states.best[i]))
+    moved = np.isfinite(np.asarray(states.distance[i]))
     np.testing.assert_allclose(
-      states.best[i][moved], now[moved], rtol=1e-4, atol=1e-7
+      states.distance[i][moved], now[moved], rtol=1e-4, atol=1e-7
     )
-    assert (np.asarray(states.best[i]) <= best).all()
-    best = np.asarray(states.best[i])
+    assert (np.asarray(states.distance[i]) <= best).all()
+    best = np.asarray(states.distance[i])
     asked = victims.logits(logits_fn, states.x_adv[i]).argmax(axis=1)
     assert (asked != label)[np.asarray(states.found[i])].all()
   assert found.all()

@@ -196,8 +196,8 @@ def test_the_distance_is_that_to_the_clean_input_itself():
   states = cases.drive(attack, TWO_LINES, x, np.zeros(1, int), 160)
   delta = np.linalg.norm(states.x_adv[-1] - x, axis=1)
   assert states.found[-1, 0]
-  np.testing.assert_allclose(states.best[-1], delta, rtol=1e-6)
-  assert np.isinf(state.best).all()
+  np.testing.assert_allclose(states.distance[-1], delta, rtol=1e-6)
+  assert np.isinf(state.distance).all()
 
 
 def test_an_input_that_is_wrong_already_is_its_own_result():
@@ -237,7 +237,7 @@ def test_success_is_checked_where_the_logits_were_computed():
     found = np.asarray(states.found[i])
     asked = victims.logits(logits_fn, states.x_adv[i])
     assert (asked.argmax(axis=1) != label)[found].all()
-  best = np.asarray(states.best)
+  best = np.asarray(states.distance)
   assert (best[1:] <= best[:-1]).all() and np.isfinite(best[-1]).all()
 
 

@@ -105,16 +105,20 @@ def test_images_that_are_too_small():
   _refused(match, _check, "none", None, "small_cnn")
 
 
-def _shapes(name, side):
+def _sees_something(name, side):
+  """Whether no layer is left without inputs."""
   module = networks.build_model(name, "digits", 10)
   x = jax.ShapeDtypeStruct((1, side, side, 1), np.float32)
-  return jax.eval_shape(module.init, jax.random.key(0), x)
+  try:
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+  except ZeroDivisionError:  # How JAX 0.10 and 0.11 scale weights of none.
+    return False
+  return all(0 not in leaf.shape for leaf in jax.tree.leaves(variables))
 
 
 @pytest.mark.parametrize("name", list(networks.MODELS))
 def test_every_network_takes_the_least_side_that_is_told(name):
   side = networks.SMALLEST_SIDE.get(name, 8)
-  _shapes(name, side)
+  assert _sees_something(name, side)
   if name in networks.SMALLEST_SIDE:
-    with pytest.raises(ZeroDivisionError):
-      _shapes(name, side - 1)
+    assert not _sees_something(name, side - 1)

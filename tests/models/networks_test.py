@@ -1,8 +1,5 @@
 """Every network: sizes, the shared calling convention, its own facts."""
 
-import gzip
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +9,6 @@ from flax import linen as nn
 from jaxadv import models
 from jaxadv.models import residual
 
-SHARED = pathlib.Path(__file__).resolve().parents[2].parent / "shared"
 DIGITS = (3, 8, 8, 1)
 COLOUR = (3, 8, 8, 3)
 
@@ -246,39 +242,3 @@ def test_bounded_relu():
   gradient = jax.vmap(jax.grad(models.bounded_relu))(x)
   np.testing.assert_array_equal(gradient, [0, 0, 1, 0, 0])
   assert models.bounded_relu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
-
-
-class _Golden(nn.Module):
-  """The small network whose weights and logits were recorded."""
-
-  @nn.compact
-  def __call__(self, x):
-    for features in (16, 32):
-      x = nn.Conv(
-        features,
-        (5, 5),
-        strides=2,
-        conv_general_dilated=models.conv_general_dilated,
-      )(x)
-      x = nn.relu(x)
-    x = nn.relu(nn.Dense(100)(x.reshape(x.shape[0], -1)))
-    return nn.Dense(10)(x)
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="no ../shared with the records")
-@pytest.mark.parametrize("net", ["nat", "adv"])
-def test_agrees_with_recorded_logits(net):
-  weights = np.load(SHARED / "golden" / "nets.npz")
-  params = {}
-  for name in weights.files:
-    owner, _, layer, kind = name.split("/")
-    if owner == net:
-      params.setdefault(layer, {})[kind] = weights[name]
-  images = gzip.decompress(
-    (SHARED / "data" / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes()
-  )
-  x = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)[:500]
-  logits_fn = models.bind(_Golden().apply, {"params": params})
-  logits = jax.jit(logits_fn)(None, x.astype(np.float32) / 255)
-  expected = np.load(SHARED / "golden" / "results.npz")[f"{net}/logits"]
-  np.testing.assert_allclose(logits, expected, atol=1e-3)
