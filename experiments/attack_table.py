@@ -10,16 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadv import (
-  attacks,
-  autoattack,
-  balls,
-  criteria,
-  losses,
-  norms,
-  targets,
-  types,
-)
+from experiments import aims
+from jaxadv import attacks, autoattack, balls, criteria, losses, norms, types
 
 Array = jax.Array
 
@@ -44,30 +36,6 @@ class Settings(NamedTuple):
   num_classes: int
 
 
-def labels(keys: Array, logits: Array, label: Array) -> Array:
-  """Away from the label."""
-  del keys, logits
-  return label
-
-
-def random_targets(keys: Array, logits: Array, label: Array) -> Array:
-  """A wrong class, drawn for each example on its own."""
-  draw = jax.vmap(targets.random, (0, 0, None))
-  return draw(keys, label, logits.shape[-1])
-
-
-def least_likely(keys: Array, logits: Array, label: Array) -> Array:
-  """The class that the clean input looks least like to the model."""
-  del keys, label
-  return targets.least_likely(logits)
-
-
-def random_goals(keys: Array, logits: Array, label: Array) -> Array:
-  """The goal output that is sure of a random wrong class."""
-  target = random_targets(keys, logits, label)
-  return jax.nn.one_hot(target, logits.shape[-1])
-
-
 class Reach(enum.Enum):
   """What an attack makes of the radius, and so of the worst case."""
 
@@ -81,14 +49,14 @@ class Entry(NamedTuple):
 
   Attributes:
     make: Makes the attack of a ball.
-    aim: `(keys[N], clean logits[N, C], label[N]) -> y`: what it is given.
+    aim: What it is given (`aims`).
     criterion: Its own success, of that `y`.
     reach: What it makes of the radius.
     balls: The threat models that it is for.
   """
 
   make: Callable[[types.Ball, Settings], types.Attack]
-  aim: Callable[[Array, Array, Array], types.PyTree] = labels
+  aim: Callable[[Array, Array, Array], types.PyTree] = aims.labels
   criterion: types.Criterion = criteria.misclassified
   reach: Reach = Reach.BALL
   balls: tuple[type, ...] = (balls.Linf, balls.L2, balls.L1)
@@ -96,6 +64,11 @@ class Entry(NamedTuple):
 
 def _num_steps(settings: Settings) -> int:
   return settings.num_steps or 40
+
+
+def _num_targets(settings: Settings) -> int:
+  """As in AutoAttack."""
+  return min(9, settings.num_classes - 1)
 
 
 def _steps(ball: types.Ball, settings: Settings) -> dict:
@@ -127,8 +100,7 @@ def _multi_targeted_pgd(ball: types.Ball, settings: Settings) -> types.Attack:
     criterion=criteria.misclassified_pair,
     **_steps(ball, settings),
   )
-  # 9 targets at most, as in AutoAttack.
-  return attacks.multi_targeted(attack, min(9, settings.num_classes - 1))
+  return attacks.multi_targeted(attack, _num_targets(settings))
 
 
 def _goal_image(ball: types.Ball, settings: Settings) -> types.Attack:
@@ -170,6 +142,14 @@ def _nearest_of(make: Callable[..., types.Attack], *of_balls: type) -> Entry:
     return make(_NORMS[type(ball)], **chosen)
 
   return Entry(built, reach=Reach.NEAREST, balls=of_balls or tuple(_NORMS))
+
+
+def _fab_t(ball: types.Ball, settings: Settings) -> types.Attack:
+  """On to the nearest; in AutoAttack it stops where it is inside the ball."""
+  targeted = functools.partial(
+    attacks.fab_t, num_targets=_num_targets(settings)
+  )
+  return _nearest_of(targeted).make(ball, settings)
 
 
 def _searched(make: Callable[..., types.Attack]) -> Callable:
@@ -215,14 +195,16 @@ ATTACKS: dict[str, Entry] = {
   "adam_pgd": Entry(
     lambda ball, s: attacks.adam_pgd(ball, num_steps=_num_steps(s))
   ),
-  "targeted_pgd": Entry(_targeted_pgd, random_targets, criteria.classified_as),
+  "targeted_pgd": Entry(
+    _targeted_pgd, aims.random_targets, criteria.classified_as
+  ),
   "least_likely_pgd": Entry(
-    _targeted_pgd, least_likely, criteria.classified_as
+    _targeted_pgd, aims.least_likely, criteria.classified_as
   ),
   "multi_targeted_pgd": Entry(_multi_targeted_pgd),
   "apgd_ce": _of_autoattack("apgd_ce"),
   "apgd_t": _of_autoattack("apgd_t"),
-  "fab_t": _of_autoattack("fab_t"),
+  "fab_t": Entry(_fab_t, reach=Reach.NEAREST),
   "square": _of_autoattack("square"),
   "deepfool": _nearest_of(attacks.deepfool),
   "fmn": _nearest_of(attacks.fmn),
@@ -235,7 +217,7 @@ ATTACKS: dict[str, Entry] = {
     balls.L1,
   ),
   "goal_image": Entry(
-    _goal_image, random_goals, criteria.resembles, Reach.ANYWHERE
+    _goal_image, aims.random_goals, criteria.resembles, Reach.ANYWHERE
   ),
 }
 

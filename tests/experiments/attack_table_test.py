@@ -34,7 +34,7 @@ _IN_LINF = [
 def test_every_attack_keeps_to_its_rules(victim, tmp_path):
   names = tuple(_IN_LINF)
   plan = cases.PLAN._replace(
-    attacks=names, radii=(), settings=cases.PLAN.settings._replace(num_steps=3)
+    attacks=names, radii=(), settings=cases.PLAN.settings._replace(num_steps=20)
   )
   found = assessment.assess(victim, plan, tmp_path)
   clean = cases.predictions(victim, victim.images)
