@@ -30,6 +30,19 @@ _IN_LINF = [
 ]
 
 
+def test_fab_is_not_blamed_for_what_lies_outside_of_the_ball(victim, tmp_path):
+  plan = cases.PLAN._replace(
+    attacks=("fab_t",),
+    radii=(),
+    eps=0.02,
+    settings=cases.PLAN.settings._replace(num_steps=5),
+  )
+  attacked = assessment.assess(victim, plan, tmp_path).attacked["fab_t"]
+  assert attacked.num_outside == 0
+  far = attacked.record.distance["linf"] > 0.02 + 1e-6
+  assert attacked.success[far].any() and not attacked.fooled[far].any()
+
+
 @pytest.mark.slow
 def test_every_attack_keeps_to_its_rules(victim, tmp_path):
   names = tuple(_IN_LINF)
