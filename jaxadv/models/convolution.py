@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxadv.models import narrow
 from jaxadv.models.window import Window, channels_last
 
 
@@ -40,6 +41,17 @@ from jaxadv.models.window import Window, channels_last
 # of every order stays within them.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _output(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  if not narrow.is_narrow(kernel, window.strides):
+    return _plain(window, x, kernel)
+  return jax.lax.platform_dependent(
+    x,
+    kernel,
+    cpu=functools.partial(_by_blocks, window),
+    default=functools.partial(_plain, window),
+  )
+
+
+def _plain(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -47,6 +59,12 @@ def _output(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
     window.padding,
     dimension_numbers=channels_last(x.ndim),
     precision=window.precision,
+  )
+
+
+def _by_blocks(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return narrow.by_blocks(
+    x, kernel, window.strides, window.padding, window.precision
   )
 
 
@@ -82,39 +100,30 @@ def _by_phases(window: Window, g: jax.Array, kernel: jax.Array) -> jax.Array:
   phases = window.phases(g.shape[1:-1])
   taps, rest = range(0, 2 * spatial, 2), range(1, 2 * spatial, 2)
   # From [taps..., I, O] to [taps per phase..., O, phases... x I], turned.
-  missing = [
-    (0, p.taps * s - k)
-    for p, s, k in zip(phases, window.strides, window.kernel, strict=True)
-  ]
-  kernel = jnp.pad(kernel, [*missing, (0, 0), (0, 0)])
+  kernel = jnp.pad(kernel, [*(p.missing for p in phases), (0, 0), (0, 0)])
   split = [(p.taps, s) for p, s in zip(phases, window.strides, strict=True)]
   kernel = kernel.reshape(*sum(split, ()), channels, -1)
   kernel = jnp.flip(kernel, taps)
   order = (*taps, 2 * spatial + 1, *rest, 2 * spatial)
   kernel = jnp.transpose(kernel, order)
   kernel = kernel.reshape(*(p.taps for p in phases), g.shape[-1], -1)
-  x = jax.lax.conv_general_dilated(
-    g,
-    jax.lax.optimization_barrier(kernel),
-    (1,) * spatial,
-    [p.padding for p in phases],
-    dimension_numbers=channels_last(g.ndim),
+  kernel = jax.lax.optimization_barrier(kernel)
+  ones = (1,) * spatial
+  conv = _by_blocks if narrow.is_narrow(kernel, ones) else _plain
+  whole = Window(
+    inputs=g.shape[1:-1],
+    kernel=kernel.shape[:spatial],
+    strides=ones,
+    padding=tuple(p.padding for p in phases),
     precision=window.precision,
   )
+  x = conv(whole, g, kernel)
   # From [B, q..., phases... x I] to [B, places..., I].
   x = x.reshape(*x.shape[:-1], *window.strides, channels)
   pairs = ((1 + axis, 1 + spatial + axis) for axis in range(spatial))
   x = jnp.transpose(x, (0, *sum(pairs, ()), 2 * spatial + 1))
   x = x.reshape(len(x), *(p.places for p in phases), channels)
-  first = (0, *(p.offset for p in phases), 0)
-  return jax.lax.slice(
-    x,
-    first,
-    [
-      a + n
-      for a, n in zip(first, (len(x), *window.inputs, channels), strict=True)
-    ],
-  )
+  return x[:, *(slice(n) for n in window.inputs)]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -44,30 +44,35 @@ class Window(NamedTuple):
 
 
 class Phase(NamedTuple):
-  """One spatial axis: places `stride * q + r`, counted with the padding.
+  """One spatial axis: input place `stride * q + r` is of phase r.
 
   Attributes:
     taps: Of the kernel, per phase.
-    padding: Of the convolution that gives all q that hold an input.
-    places: Of all phases, per example.
-    offset: Of the first input among them.
+    missing: Taps to add before and after the kernel for as many in each phase.
+    padding: Of the convolution that gives all q.
+    places: Of all phases together; at least the inputs.
   """
 
   taps: int
+  missing: tuple[int, int]
   padding: tuple[int, int]
   places: int
-  offset: int
 
   @classmethod
   def of(cls, n: int, k: int, stride: int, low: int, outputs: int) -> "Phase":
-    """Of `n` inputs behind `low` of padding, and a kernel of `k` taps."""
-    taps = -(-k // stride)
-    first, last = low // stride, (low + n - 1) // stride
+    """Of `n` inputs behind `low` of padding, and a kernel of `k` taps.
+
+    Tap t brings input `stride q + r` to output q - u where
+    `t = stride u + r + low`.
+    """
+    first, last = -((stride - 1 + low) // stride), (k - 1 - low) // stride
+    taps, length = last - first + 1, -(-n // stride)
+    before = -low - stride * first
     return cls(
       taps=taps,
-      padding=(taps - 1 - first, last + 1 - outputs),
-      places=(last + 1 - first) * stride,
-      offset=low - first * stride,
+      missing=(before, taps * stride - k - before),
+      padding=(last, length - first - outputs),
+      places=length * stride,
     )
 
 
