@@ -148,7 +148,7 @@ def tiles_l1(ball, key: Array, low: Array, high: Array) -> Array:
 
 def exchange_l2(ball, key: Array, delta, share, low, high) -> Array:
   """Moves the L2 norm of one window, and what eps leaves, into another."""
-  delta = _exchange(_L2, 1, ball.eps, key, delta, share)
+  delta = _exchange(_L2, 1, _anywhere, ball.eps, key, delta, share)
   return jnp.clip(delta, low, high)
 
 
@@ -156,10 +156,13 @@ def exchange_l1(ball, key: Array, delta, share, low, high) -> Array:
   """Moves the L1 norm of one window, and what eps leaves, into another.
 
   With several channels the window gets that many times as much, as in
-  AutoAttack; the projection then shrinks all of the perturbation.
+  AutoAttack; the projection then shrinks all of the perturbation. With one,
+  norm is free only where a window gives it up: that window is drawn where there
+  is some, since a perturbation this sparse is zero in most windows.
   """
   channels = delta.shape[-1]
-  delta = _exchange(_L1, channels, ball.eps, key, delta, share)
+  place = _by_mass if channels == 1 else _anywhere
+  delta = _exchange(_L1, channels, place, ball.eps, key, delta, share)
   # One channel stays inside the ball, and the projection onto it takes as long
   # as a small network.
   if channels == 1:
@@ -167,29 +170,45 @@ def exchange_l1(ball, key: Array, delta, share, low, high) -> Array:
   return ball.project_box(delta, low, high)
 
 
-def _exchange(norm, gain, eps, key, delta, share) -> Array:
+def _exchange(norm, gain, place_source, eps, key, delta, share) -> Array:
   height, width, channels = delta.shape
   side = side_odd(share, height, width)
-  draw = jax.random.uniform(key, (5 + channels,))
-  rows = _coordinates(draw[0], side, height)
-  columns = _coordinates(draw[1], side, width)
-  target = _window(rows, columns, side)
-  source = _window(
-    _coordinates(draw[2], side, height),
-    _coordinates(draw[3], side, width),
-    side,
-  )
+  draw = jax.random.uniform(key, (7 + channels,))
   mass = norm.mass(delta)
+  rows, columns = _anywhere(draw, mass, side)
+  target = _window(rows, columns, side)
+  source_rows, source_columns = place_source(draw[2:6], mass, side)
+  source = _window(source_rows, source_columns, side)
   old = jnp.where(target, delta, 0.0)
   old_size = norm.root(_per_channel(jnp.where(target, mass, 0.0)))
-  bump = jnp.where(target, _bump(norm, rows, columns, side, draw[4] < 0.5), 0.0)
-  new = bump * _signs(draw[5:]) + _divide(old, old_size)
+  bump = jnp.where(target, _bump(norm, rows, columns, side, draw[6] < 0.5), 0.0)
+  new = bump * _signs(draw[7:]) + _divide(old, old_size)
   new_size = norm.root(_per_channel(norm.mass(new)))
   freed = _per_channel(jnp.where(target | source, mass, 0.0))
   left = norm.mass(jnp.asarray(eps * (1 - _SLACK))) - jnp.sum(mass)
   size = gain * norm.root(jnp.maximum(left / channels + freed, 0.0))
   kept = jnp.where(source, 0.0, delta)
   return jnp.where(target, _divide(new, new_size) * size, kept)
+
+
+def _anywhere(draw: Array, mass: Array, side: Array) -> tuple[Array, Array]:
+  """Rows and columns counted from the corner of a random window."""
+  height, width, _ = mass.shape
+  return (
+    _coordinates(draw[0], side, height),
+    _coordinates(draw[1], side, width),
+  )
+
+
+def _by_mass(draw: Array, mass: Array, side: Array) -> tuple[Array, Array]:
+  """As `_anywhere`, around a pixel drawn in proportion to its mass."""
+  pixels = jnp.sum(mass, axis=-1)
+  row = _index(draw[0], jnp.sum(pixels, axis=1))
+  column = _index(draw[1], pixels[row])
+  return (
+    _around(row, draw[2], side, len(pixels)),
+    _around(column, draw[3], side, len(pixels[0])),
+  )
 
 
 def _tiles(norm: _Norm, key: Array, like: Array) -> Array:
@@ -270,6 +289,18 @@ def _coordinates(draw: Array, side: Array, length: int) -> Array:
   """
   offset = jnp.round(draw * (length - side)).astype(jnp.int32)
   return jnp.arange(length) - offset
+
+
+def _index(draw: Array, mass: Array) -> Array:
+  """A place, drawn in proportion to the mass there."""
+  upto = jnp.cumsum(mass)
+  return jnp.minimum(jnp.sum(upto <= draw * upto[-1]), len(mass) - 1)
+
+
+def _around(place: Array, draw: Array, side: Array, length: int) -> Array:
+  """As `_coordinates`, for a window that holds `place`, anywhere in it."""
+  offset = place - jnp.floor(draw * side).astype(jnp.int32)
+  return jnp.arange(length) - jnp.clip(offset, 0, length - side)
 
 
 def _window(rows: Array, columns: Array, side: Array) -> Array:

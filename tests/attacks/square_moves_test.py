@@ -181,6 +181,20 @@ def test_exchanges_fill_the_ball_and_clear_a_window(ball):
   assert (changed.sum(axis=(1, 2)) <= 50).all() and changed.any((1, 2)).all()
 
 
+def test_l1_takes_from_where_the_perturbation_is():
+  ball, rows = balls.L1(4.0), 400
+  zero = jnp.zeros((20, 20, 1))
+  propose = square_moves.moves(ball).propose
+  delta = zero.at[2, 3].set(3.0).at[15, 12].set(-1.0)
+  proposals = quickly(
+    jax.vmap(lambda key: propose(ball, key, delta, 0.02, zero - 9, zero + 9))
+  )(jax.random.split(KEY, rows))
+  cleared = np.asarray(proposals == 0) & np.asarray(delta != 0)
+  # Windows of 3 x 3 anywhere would hit the two in one of 20 proposals.
+  heavy, light = cleared[:, 2, 3].mean(), cleared[:, 15, 12].mean()
+  assert abs(heavy - 0.75) < 0.08 and abs(light - 0.25) < 0.08
+
+
 @pytest.mark.parametrize("shape", [(10, 10, 1), (11, 13, 2), (4, 9, 1)])
 def test_start_tiles_alternate_in_sign_and_fill_the_ball(shape):
   x = jnp.full((3, *shape), 0.5)
