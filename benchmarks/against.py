@@ -78,9 +78,14 @@ def _craft(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
   attack = attacks.pgd(
     balls.Linf(_EPS.value), num_steps=_STEPS.value, step_size=_STEP_SIZE
   )
-  key, slots = jax.random.key(0), _BATCH.value
   return engine.craft(
-    attack, logits_fn, key, x, label, slots=slots, progress=False
+    attack,
+    logits_fn,
+    jax.random.key(0),
+    x,
+    label,
+    slots=_slots(),
+    progress=False,
   ).x_adv
 
 
@@ -94,9 +99,14 @@ def _cascade(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
     x,
     label,
     ball=ball,
-    slots=_BATCH.value,
+    slots=_slots(),
     progress=False,
   ).record.x_adv
+
+
+def _slots() -> int:
+  """As many examples at once as the peers, over all devices."""
+  return max(1, _BATCH.value // jax.local_device_count())
 
 
 # By job; ratios are to the first.
@@ -210,6 +220,8 @@ def main(argv: list[str]) -> None:
   # Inherited by the peers; JAX starts its threads later, at its first use.
   cores = sorted(os.sched_getaffinity(0))[: _THREADS.value]
   os.sched_setaffinity(0, cores)
+  # A device per core: XLA runs small operations of one device on one core.
+  jax.config.update("jax_num_cpu_devices", len(cores))
   nets = victims.variables(_NETS.value, _EPS.value)
   x, label = victims.images(_DATA_DIR.value, _EXAMPLES.value)
   # Whole batches, so that no library compiles or warms up for a smaller one.

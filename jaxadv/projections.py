@@ -107,15 +107,14 @@ def _rise(task: _Task, rates: Array) -> Array:
   limit = jnp.finfo(rates.dtype).max
 
   def climb(carry):
-    t, count, _ = carry
+    t, _ = carry
     full = t * rates >= task.room
     used = jnp.sum(jnp.where(full, task.weights * task.room, 0.0))
     slope = jnp.sum(jnp.where(full, 0.0, task.weights * rates))
     solved = (task.need - used) / jnp.where(slope > 0, slope, 1.0)
     solved = jnp.where(slope > 0, jnp.clip(solved, t, limit), limit)
-    new_count = jnp.sum(full)
-    return solved, new_count, new_count > count
+    return solved, solved > t
 
-  start = (jnp.zeros((), rates.dtype), jnp.int32(-1), jnp.bool_(True))
-  t = jax.lax.while_loop(lambda carry: carry[2], climb, start)[0]
+  start = (jnp.zeros((), rates.dtype), jnp.bool_(True))
+  t = jax.lax.while_loop(lambda carry: carry[1], climb, start)[0]
   return jnp.where(task.weights > 0, jnp.minimum(t * rates, task.room), 0.0)
