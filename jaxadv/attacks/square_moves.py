@@ -177,12 +177,14 @@ def _exchange(norm, gain, place_source, eps, key, delta, share) -> Array:
   mass = norm.mass(delta)
   rows, columns = _anywhere(draw, mass, side)
   target = _window(rows, columns, side)
-  source_rows, source_columns = place_source(draw[2:6], mass, side)
+  source_rows, source_columns = place_source(
+    jnp.concatenate([draw[2:4], draw[-2:]]), mass, side
+  )
   source = _window(source_rows, source_columns, side)
   old = jnp.where(target, delta, 0.0)
   old_size = norm.root(_per_channel(jnp.where(target, mass, 0.0)))
-  bump = jnp.where(target, _bump(norm, rows, columns, side, draw[6] < 0.5), 0.0)
-  new = bump * _signs(draw[7:]) + _divide(old, old_size)
+  bump = jnp.where(target, _bump(norm, rows, columns, side, draw[4] < 0.5), 0.0)
+  new = bump * _signs(draw[5:-2]) + _divide(old, old_size)
   new_size = norm.root(_per_channel(norm.mass(new)))
   freed = _per_channel(jnp.where(target | source, mass, 0.0))
   left = norm.mass(jnp.asarray(eps * (1 - _SLACK))) - jnp.sum(mass)
