@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxadv import balls
-from jaxadv.attacks import square_moves
+from jaxadv.attacks import bumps, square_moves
 
 KINDS = [balls.Linf(0.3), balls.L2(1.5), balls.L1(4.0)]
 KEY = jax.random.key(0)
@@ -94,9 +94,9 @@ def naive_bump(side, order, decay):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_bumps(order):
-  norm = {1: square_moves._L1, 2: square_moves._L2}[order]
+  norm = {1: bumps.L1, 2: bumps.L2}[order]
   make = quickly(
-    lambda side, turned: square_moves._bump(
+    lambda side, turned: bumps.bump(
       norm, jnp.arange(12) - 2, jnp.arange(11) - 1, side, turned
     )
   )
@@ -193,6 +193,20 @@ def test_l1_takes_from_where_the_perturbation_is():
   # Windows of 3 x 3 anywhere would hit the two in one of 20 proposals.
   heavy, light = cleared[:, 2, 3].mean(), cleared[:, 15, 12].mean()
   assert abs(heavy - 0.75) < 0.08 and abs(light - 0.25) < 0.08
+
+
+def test_l1_of_several_channels_takes_from_anywhere():
+  zero = jnp.zeros((20, 20, 2))
+  # Full: nothing is left to spend, nor anything for the projection to take.
+  ball = balls.L1(6.0)
+  propose = square_moves.moves(ball).propose
+  delta = zero.at[2, 3].set(3.0)
+  proposals = quickly(
+    jax.vmap(
+      lambda key: propose(ball, key, delta, 0.02, zero - 1e5, zero + 1e5)
+    )
+  )(jax.random.split(KEY, 400))
+  assert (np.asarray(proposals)[:, 2, 3] == 0).all(axis=-1).mean() < 0.1
 
 
 @pytest.mark.parametrize("shape", [(10, 10, 1), (11, 13, 2), (4, 9, 1)])
