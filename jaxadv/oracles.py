@@ -211,8 +211,8 @@ def choose(rows: Array, new: types.PyTree, old: types.PyTree) -> types.PyTree:
 class Redirected:
   """A model asked about `point` instead, in the rows that `rows` marks.
 
-  Lets a combinator put a question of its own to the one call that the wrapped
-  kernel makes, and read the answer: `heard` holds the outputs of that call. It
+  Lets a combinator put a question of its own to the calls that the wrapped
+  kernel makes, and read the answer: `heard` holds the outputs of the last. It
   lives for one trace of one step.
   """
 

@@ -91,7 +91,8 @@ class Attack(NamedTuple):
 
   Attributes:
     init: `(keys[B], x[B, ...], y) -> State`; asks the model nothing.
-    step: `(logits_fn, State) -> State`; ONE oracle call for the batch.
+    step: `(logits_fn, State) -> State`; asks the model about the whole batch,
+      each row at the price below.
     num_steps: The most steps a row may take.
     forwards: Forward passes of one step, per row.
     backwards: Backward passes of one step, per row.

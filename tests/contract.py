@@ -34,7 +34,7 @@ class Row(NamedTuple):
     won: The attack's own criterion, of that `y`.
     ample: A number with which it wins rows of `victims.ordinary`.
     calls: How often one traced step calls the model in Python: 1, unless the
-      step calls it from several branches or loops.
+      step asks twice or calls it from several branches or loops.
   """
 
   name: str

@@ -1,8 +1,8 @@
 """`Attack -> Attack`: several rounds of an attack, expectations.
 
 A round that ends without success costs one more step, in which the model is
-asked about its result; so a combinator, too, makes one oracle call a step and
-its budget is exact.
+asked about its result; so a combinator asks nothing on top of its kernel's
+steps and its budget is exact.
 
 Rounds of an attack with a fixed budget end with the first success. Rounds of a
 minimum-norm attack, told by the `size_fn` that it minimises, all take place:

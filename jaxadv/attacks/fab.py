@@ -8,9 +8,9 @@ z + d, x + e), overshoots both and leans towards the second:
   alpha = min(||d|| / (||d|| + ||e||), alpha_max).
 
 A point that turns out adversarial is kept if it is the nearest so far, and then
-drawn back, `z <- x + beta (z - x)`, before the next move. Whether a point is
-adversarial is asked by the same call that serves the next move; only where it
-is, that call is spent on the answer alone.
+drawn back, `z <- x + beta (z - x)`, before the next move. A step is one move:
+the gradient at z, and the outputs where the move led: mostly it is drawn back
+from there, and a gradient would be wasted.
 
 The authors' program (AutoAttack) sets the defaults; like it, and unlike the
 paper, this makes no final search along the segment to x.
@@ -40,11 +40,8 @@ class State(NamedTuple):
   y: Array
   keys: Array
   start_keys: Array
-  step: Array
-  round: Array
-  moves: Array  # Moves made in this round.
-  moved: Array  # Whether a move led to `point`, not a start or a drawing back.
-  point: Array
+  step: Array  # Moves made, in all rounds.
+  point: Array  # Where the next move begins.
   targets: Array  # [B, T]; -1 until the model was asked.
   distance: Array  # Of `x_adv`; infinite while none was found.
   x_adv: Array
@@ -83,10 +80,11 @@ def fab_t(
 ) -> types.Attack:
   """FAB-T: the boundary to each of the likeliest wrong classes in turn.
 
-  One gradient per move, however many classes there are. The classes are ordered
-  by the logits of the clean input; any misclassification counts, and the
-  nearest over all rounds is the result. A row without success keeps its clean
-  input. Costs at most `2 * num_steps * num_targets * num_restarts` steps.
+  One gradient and one more forward pass per step, however many classes there
+  are. The classes are ordered by the logits of the clean input; any
+  misclassification counts, and the nearest over all rounds is the result. A row
+  without success keeps its clean input. At most
+  `num_steps * num_targets * num_restarts` steps.
 
   Args:
     norm: `norms.Linf`, `norms.L2` or `norms.L1`.
@@ -116,7 +114,8 @@ def fab_t(
   return types.Attack(
     init=Partial(_init, types.Static(_NoTargets(num_targets))),
     step=Partial(_step, rule, rounds, Partial(_ask_target)),
-    num_steps=2 * num_steps * num_targets * num_restarts,
+    num_steps=num_steps * num_targets * num_restarts,
+    forwards=2,
   )
 
 
@@ -136,8 +135,8 @@ def fab(
 
   Near in the norm, among the `num_candidates` likeliest classes at the point,
   the label included (the authors take all classes: set it to their number).
-  One forward pass and `num_candidates` backward passes per step, at most
-  `2 * num_steps * num_restarts` steps; AutoAttack's `plus` has 5 restarts.
+  Two forward and `num_candidates` backward passes per step, at most
+  `num_steps * num_restarts` steps; AutoAttack's `plus` has 5 restarts.
   Arguments, errors and reference as in `fab_t`.
   """
   candidates = types.hashable(boundaries.Likeliest(num_candidates))
@@ -146,7 +145,8 @@ def fab(
   return types.Attack(
     init=Partial(_init, types.Static(_NoTargets(0))),
     step=Partial(_step, rule, _rounds(1, num_restarts), ask),
-    num_steps=2 * num_steps * num_restarts,
+    num_steps=num_steps * num_restarts,
+    forwards=2,
     backwards=num_candidates,
   )
 
@@ -188,9 +188,6 @@ def _init(no_targets, keys, x, y) -> State:
     keys=pairs[:, 0],
     start_keys=pairs[:, 1],
     step=rows,
-    round=rows,
-    moves=rows,
-    moved=rows > 0,
     point=x,
     targets=no_targets(x.shape[0]),
     distance=jnp.full(x.shape[0], jnp.inf, x.dtype),
@@ -201,54 +198,64 @@ def _init(no_targets, keys, x, y) -> State:
 
 
 def _step(rule, rounds, ask, logits_fn, state) -> State:
-  boundary, targets = ask(rule, rounds, logits_fn, state)
-  won = oracles.satisfied(criteria.misclassified, boundary.outputs, state.y)
-  distance = jax.vmap(rule.norm)(state.point - state.x)
-  nearer = won & (distance < state.distance)
-  state = state._replace(
-    step=state.step + 1,
-    targets=targets,
-    distance=jnp.where(nearer, distance, state.distance),
-    x_adv=oracles.choose(nearer, state.point, state.x_adv),
-    found=state.found | won,
-  )
-  back = won & state.moved
-  ended = state.moves >= rule.num_steps
-  drawn = state.x + (rule.beta * (state.point - state.x)).astype(state.x.dtype)
+  keys = oracles.step_keys(state.keys, 2 * state.step)
+  boundary, targets = ask(rule, rounds, logits_fn, keys, state)
+  # The clean input may be adversarial, and so may a point drawn back.
+  state, _ = _keep_nearest(rule, state, state.point, boundary.outputs)
   move = jax.vmap(_move, in_axes=(None, 0, 0, 0, 0))
   ahead = move(rule, state.x, state.point, boundary.lead, boundary.normal)
-  point = oracles.choose(back, drawn, ahead)
-  state = state._replace(round=state.round + ended)
-  point = jax.lax.cond(
-    jnp.any(ended),
-    lambda: oracles.choose(ended, rounds.start(rule, rounds, state), point),
-    lambda: point,
-  )
+  keys = oracles.step_keys(state.keys, 2 * state.step + 1)
+  outputs = oracles.outputs(logits_fn, keys, ahead)
+  state, won = _keep_nearest(rule, state, ahead, outputs)
+  drawn = state.x + (rule.beta * (ahead - state.x)).astype(state.x.dtype)
+  state = state._replace(step=state.step + 1, targets=targets)
   enough = state.found & (state.distance <= rule.enough)
-  last = state.round >= rounds.num_targets * rounds.num_restarts
+  last = _round(rule, state) >= rounds.num_targets * rounds.num_restarts
   return state._replace(
-    moves=jnp.where(ended, 0, state.moves + ~back),
-    moved=~back & ~ended,
-    point=point,
+    point=_begin(rule, rounds, state, oracles.choose(won, drawn, ahead)),
     done=enough | last,
   )
 
 
-def _ask_target(rule, rounds, logits_fn, state):
-  del rule
-  index = state.round // rounds.num_restarts
+def _keep_nearest(rule, state, point, outputs) -> tuple[State, Array]:
+  """The state with `point` where that is the nearest, and who won there."""
+  won = oracles.satisfied(criteria.misclassified, outputs, state.y)
+  distance = jax.vmap(rule.norm)(point - state.x)
+  nearer = won & (distance < state.distance)
+  state = state._replace(
+    distance=jnp.where(nearer, distance, state.distance),
+    x_adv=oracles.choose(nearer, point, state.x_adv),
+    found=state.found | won,
+  )
+  return state, won
+
+
+def _round(rule, state) -> Array:
+  return state.step // rule.num_steps
+
+
+def _begin(rule, rounds, state, point) -> Array:
+  """`point`, or where its next round starts if that is due."""
+  due = state.step % rule.num_steps == 0
+  return jax.lax.cond(
+    jnp.any(due),
+    lambda: oracles.choose(due, rounds.start(rule, rounds, state), point),
+    lambda: point,
+  )
+
+
+def _ask_target(rule, rounds, logits_fn, keys, state):
+  index = _round(rule, state) // rounds.num_restarts
   index = jnp.minimum(index, state.targets.shape[1] - 1)
   target = jnp.take_along_axis(state.targets, index[:, None], axis=1)[:, 0]
-  keys = oracles.step_keys(state.keys, state.step)
   boundary = boundaries.targeted(logits_fn, keys, state.point, state.y, target)
   num_targets = state.targets.shape[1]
   ranked = oracles.likeliest_wrong(boundary.outputs, state.y, num_targets)
   return boundary, oracles.choose(target < 0, ranked, state.targets)
 
 
-def _ask_nearest(candidates, rule, rounds, logits_fn, state):
+def _ask_nearest(candidates, rule, rounds, logits_fn, keys, state):
   del rounds
-  keys = oracles.step_keys(state.keys, state.step)
   boundary = boundaries.nearest(
     rule.norm, candidates, logits_fn, keys, state.point, state.y
   )
@@ -274,10 +281,11 @@ def _clean_start(rule, rounds, state: State) -> Array:
 
 
 def _random_start(rule, rounds, state: State) -> Array:
-  keys = oracles.step_keys(state.start_keys, state.round)
+  round_ = _round(rule, state)
+  keys = oracles.step_keys(state.start_keys, round_)
   shift = jax.vmap(_random_shift, in_axes=(None, 0, 0, 0))
   random = shift(rule, keys, state.x, state.distance)
-  first = state.round % rounds.num_restarts == 0
+  first = round_ % rounds.num_restarts == 0
   return oracles.choose(first, state.x, random)
 
 

@@ -107,6 +107,7 @@ ROWS = [
     ),
     (0.1, 0.2),
     ample=0.1,
+    calls=2,
   ),
   contract.Row(
     "fab_linf",
@@ -115,6 +116,7 @@ ROWS = [
     ),
     (1.05, 1.2),
     ample=1.05,
+    calls=2,
   ),
   contract.Row(
     "spatial_grid",

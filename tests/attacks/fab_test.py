@@ -112,7 +112,7 @@ MIDDLE, FIRST = jnp.full((6, 6), 0.5), jnp.zeros(6, int)
 
 def test_a_move_follows_the_rule():
   logits_fn, unit = one_boundary()
-  attack = fab_t(norms.L2, num_steps=2, num_targets=2, eta=0.8)
+  attack = fab_t(norms.L2, num_steps=3, num_targets=2, eta=0.8)
   first, second, *_ = states(attack, logits_fn, MIDDLE, FIRST)
   # From x both projections are the same.
   np.testing.assert_allclose(first.point[:1] - 0.5, 0.16 * unit, atol=1e-6)
@@ -126,10 +126,11 @@ def test_an_adversarial_point_is_kept_and_drawn_back():
   logits_fn, unit = one_boundary()
   attack = fab_t(norms.L2, num_steps=2, num_targets=2, beta=0.5)
   first, second, *_ = states(attack, logits_fn, MIDDLE, FIRST)
-  np.testing.assert_allclose(first.point[:1] - 0.5, 0.21 * unit, atol=1e-6)
-  np.testing.assert_allclose(second.x_adv[:1] - 0.5, 0.21 * unit, atol=1e-6)
-  np.testing.assert_allclose(second.point[:1] - 0.5, 0.105 * unit, atol=1e-6)
-  assert second.found[0] and second.moves[0] == 1
+  assert first.found[0] and first.step[0] == 1
+  np.testing.assert_allclose(first.x_adv[:1] - 0.5, 0.21 * unit, atol=1e-6)
+  np.testing.assert_allclose(first.point[:1] - 0.5, 0.105 * unit, atol=1e-6)
+  # The second move ended the round: the next starts at the clean input.
+  np.testing.assert_array_equal(second.point, MIDDLE)
 
 
 def test_the_distance_never_grows_and_is_that_of_the_result():
@@ -141,7 +142,7 @@ def test_the_distance_never_grows_and_is_that_of_the_result():
     before = np.asarray(state.distance)
     size = np.asarray(jax.vmap(norms.L2)(state.x_adv - x))
     found = np.asarray(state.found)
-    np.testing.assert_allclose(size[found], before[found])
+    np.testing.assert_allclose(size[found], before[found], rtol=1e-6)
     np.testing.assert_array_equal(found, np.isfinite(before))
     assert np.all((state.point >= 0) & (state.point <= 1))
   assert state.found.all() and state.done.all()
@@ -189,12 +190,14 @@ def test_eps_ends_a_row_within_it_and_only_there():
 
 @pytest.mark.parametrize("eps", [0.05, None])
 def test_restarts_begin_at_half_of_the_least_radius_known(eps):
-  x, begun = near_the_label(), 0
-  attack = fab_t(norms.L2, num_steps=6, num_targets=2, num_restarts=2, eps=eps)
+  x, begun, num_steps = near_the_label(), 0, 6
+  attack = fab_t(
+    norms.L2, num_steps=num_steps, num_targets=2, num_restarts=2, eps=eps
+  )
   for state in states(attack, curved, x, FIRST):
     # While nothing is known, the size of the bounds is.
     radius = np.minimum(np.asarray(state.distance), eps or np.sqrt(6))
-    rows = (state.round % 2 == 1) & (state.moves == 0) & ~state.done
+    rows = (state.step % (2 * num_steps) == num_steps) & ~state.done
     rows = np.asarray(rows)
     size = np.asarray(jax.vmap(norms.L2)(state.point - x))
     assert np.all(size[rows] > 0)
@@ -247,9 +250,9 @@ def test_drives_a_data_set_and_counts_its_passes():
   attack = fab(norms.L1, num_steps=5, num_candidates=3)
   record = engine.craft(attack, logits_fn, KEY, x, label, progress=False)
   assert record.success.any()
-  np.testing.assert_array_equal(record.forwards, record.steps)
+  np.testing.assert_array_equal(record.forwards, 2 * record.steps)
   np.testing.assert_array_equal(record.backwards, 3 * record.steps)
-  assert record.steps.max() <= attack.num_steps == 10
+  assert record.steps.max() <= attack.num_steps == 5
 
 
 def test_refuses_senseless_options():
