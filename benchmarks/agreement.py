@@ -81,7 +81,7 @@ def _row(name: str, net: str, theirs, right, record, x, seconds) -> Row:
   other = recorded.score(run, right, fell[0], theirs[distance][: len(x)])
   ours = recorded.score(run, right, fell[1], record.distance[distance])
   measure = f"median {run.norm}" if run.norm else "robust accuracy"
-  passes = record.backwards if run.norm else record.forwards
+  passes = record.backwards if record.backwards.any() else record.forwards
   agree = recorded.agrees(run, ours, other)
   cost = float(np.mean(passes)), seconds
   return _line(net, name, measure, other, ours, agree, fell, cost)

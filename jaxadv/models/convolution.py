@@ -41,12 +41,12 @@ from jaxadv.models.window import Window, channels_last
 # of every order stays within them.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _output(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  if not narrow.is_narrow(kernel, window.strides):
+  if not narrow.is_narrow(window, kernel):
     return _plain(window, x, kernel)
   return jax.lax.platform_dependent(
     x,
     kernel,
-    cpu=functools.partial(_by_blocks, window),
+    cpu=functools.partial(narrow.by_blocks, window),
     default=functools.partial(_plain, window),
   )
 
@@ -59,12 +59,6 @@ def _plain(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
     window.padding,
     dimension_numbers=channels_last(x.ndim),
     precision=window.precision,
-  )
-
-
-def _by_blocks(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  return narrow.by_blocks(
-    x, kernel, window.strides, window.padding, window.precision
   )
 
 
@@ -108,15 +102,14 @@ def _by_phases(window: Window, g: jax.Array, kernel: jax.Array) -> jax.Array:
   kernel = jnp.transpose(kernel, order)
   kernel = kernel.reshape(*(p.taps for p in phases), g.shape[-1], -1)
   kernel = jax.lax.optimization_barrier(kernel)
-  ones = (1,) * spatial
-  conv = _by_blocks if narrow.is_narrow(kernel, ones) else _plain
   whole = Window(
     inputs=g.shape[1:-1],
     kernel=kernel.shape[:spatial],
-    strides=ones,
+    strides=(1,) * spatial,
     padding=tuple(p.padding for p in phases),
     precision=window.precision,
   )
+  conv = narrow.by_blocks if narrow.is_narrow(whole, kernel) else _plain
   x = conv(whole, g, kernel)
   # From [B, q..., phases... x I] to [B, places..., I].
   x = x.reshape(*x.shape[:-1], *window.strides, channels)

@@ -7,51 +7,47 @@ most of its time. A convolution of the same result keeps both busy: blocks of
 taps meet, `2 s x 2 s` for a stride of s. It has no strides, and multiplies
 zeros where an output has no tap in a block.
 
-Measured over 16 x 16 to 32 x 32 places, kernels of 3 x 3 to 5 x 5: 3 to 8 times
-as fast for up to 4 channels, twice for 8, no gain beyond the limits below.
+Measured at 16 x 16 places, kernels of 3 x 3 and 5 x 5, 1 to 16 outputs. Without
+strides: 3 to 7.5 times as fast for up to 4 channels, 1.4 to 2.9 times for 8,
+1.0 to 2.3 times for 16. With a stride of 2: 2 to 7 times for one channel, 1.0
+to 5 times for 3, no gain for 4, nor beyond the limits below.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxadv.models.window import Window
 
 _SIDE = 2  # Of a block of outputs.
 _MOST = 64  # Channels of a block, of inputs and of outputs.
 
 
-def is_narrow(kernel: jax.Array, strides: Sequence[int]) -> bool:
-  """Whether blocks are worth it, for a kernel [height, width, I, O]."""
-  *taps, inputs, outputs = kernel.shape
-  if len(taps) != 2 or max(taps) == 1:
+def is_narrow(window: Window, kernel: jax.Array) -> bool:
+  """Whether blocks are worth it, for a kernel [spatial..., I, O]."""
+  if len(window.kernel) != 2 or max(window.kernel) == 1:
     return False
-  inputs_of_block = inputs * strides[0] * strides[1] * _SIDE**2
+  inputs, outputs = kernel.shape[-2:]
+  inputs_of_block = inputs * math.prod(window.strides) * _SIDE**2
   return inputs_of_block <= _MOST and outputs * _SIDE**2 <= _MOST
 
 
-def by_blocks(
-  x: jax.Array,
-  kernel: jax.Array,
-  strides: Sequence[int],
-  padding: Sequence[tuple[int, int]],
-  precision: Any,
-) -> jax.Array:
+def by_blocks(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
   """The channels-last convolution of `x` [B, H, W, I]; [B, H', W', O]."""
-  axes = [
-    _Axis(n, k, s, *pads)
-    for n, k, s, pads in zip(
-      x.shape[1:3], kernel.shape[:2], strides, padding, strict=True
-    )
-  ]
+  sizes = zip(
+    window.inputs, window.kernel, window.strides, window.padding, strict=True
+  )
+  axes = [_Axis.of(n, k, s, *pads) for n, k, s, pads in sizes]
   output = jax.lax.conv_general_dilated(
     _input_blocks(x, axes),
     _kernel_blocks(kernel, axes),
     (1, 1),
     "VALID",
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    precision=precision,
+    precision=window.precision,
   )
   batch, height, width, _ = output.shape
   output = output.reshape(batch, height, width, _SIDE, _SIDE, -1)
@@ -60,26 +56,45 @@ def by_blocks(
   return output[:, : axes[0].outputs, : axes[1].outputs]
 
 
-class _Axis:
-  """One spatial axis: `n` inputs, `k` taps, a stride, paddings."""
+class _Axis(NamedTuple):
+  """One spatial axis.
 
-  def __init__(self, n: int, k: int, stride: int, low: int, high: int):
-    self.stride, self.low = stride, low
-    self.outputs = (n + low + high - k) // stride + 1
-    self.block = _SIDE * stride
-    # Blocks that the taps of a block of outputs reach.
-    self.reach = -(-(k + (_SIDE - 1) * stride) // self.block)
-    self.blocks = -(-self.outputs // _SIDE) + self.reach - 1
-    # What makes blocks whole: of inputs and, per place of outputs, of taps.
-    self.high = self.blocks * self.block - n - low
-    self.missing = [
-      (place * stride, self.reach * self.block - k - place * stride)
-      for place in range(_SIDE)
-    ]
+  Attributes:
+    outputs: Their number.
+    block: Inputs of a block.
+    blocks: Blocks of inputs.
+    reach: Of these, how many the taps of a block of outputs meet.
+    padding: What makes blocks of inputs whole.
+    missing: For each place in a block of outputs, taps to add before and after
+      the kernel.
+  """
+
+  outputs: int
+  block: int
+  blocks: int
+  reach: int
+  padding: tuple[int, int]
+  missing: list[tuple[int, int]]
+
+  @classmethod
+  def of(cls, n: int, k: int, stride: int, low: int, high: int) -> "_Axis":
+    """Of `n` inputs between `low` and `high` of padding and `k` taps."""
+    outputs, block = (n + low + high - k) // stride + 1, _SIDE * stride
+    reach = -(-(k + (_SIDE - 1) * stride) // block)
+    blocks = -(-outputs // _SIDE) + reach - 1
+    shifts = [place * stride for place in range(_SIDE)]
+    return cls(
+      outputs=outputs,
+      block=block,
+      blocks=blocks,
+      reach=reach,
+      padding=(low, blocks * block - n - low),
+      missing=[(shift, reach * block - k - shift) for shift in shifts],
+    )
 
 
 def _input_blocks(x: jax.Array, axes: list[_Axis]) -> jax.Array:
-  pads = [(axis.low, axis.high, 0) for axis in axes]
+  pads = [(*axis.padding, 0) for axis in axes]
   x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
   rows, columns = axes
   shape = (rows.blocks, rows.block, columns.blocks, columns.block)

@@ -7,6 +7,7 @@ import pytest
 
 from jaxadv import models
 from jaxadv.models import narrow
+from jaxadv.models.window import Window
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -23,7 +24,8 @@ def test_blocks_give_the_convolution(size, kernel, strides):
   expected = jax.lax.conv_general_dilated(
     x, weights, strides, padding, dimension_numbers=NHWC
   )
-  found = narrow.by_blocks(x, weights, strides, padding, None)
+  window = Window(size, kernel, strides, padding, None)
+  found = narrow.by_blocks(window, x, weights)
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -43,7 +45,9 @@ def test_blocks_give_the_convolution(size, kernel, strides):
   ],
 )
 def test_blocks_are_for_few_channels(kernel, strides, expected):
-  assert narrow.is_narrow(jnp.zeros(kernel), strides) == expected
+  taps = kernel[:-2]
+  window = Window((8,) * len(taps), taps, strides, ((0, 0),) * len(taps), None)
+  assert narrow.is_narrow(window, jnp.zeros(kernel)) == expected
 
 
 def _outputs_of_convolutions(platform):
