@@ -31,13 +31,15 @@ class Job:
   def __init__(
     self, attack, logits_fn, key, images, y, index, slots, checkpoint
   ):
-    self.attack, self.logits_fn, self.key = attack, logits_fn, key
     self.images, self.y, self.index = images, y, index
     self.checkpoint = None if checkpoint is None else pathlib.Path(checkpoint)
     devices = jax.local_devices()
     self.num_devices = len(devices)
     self.mesh = Mesh(np.asarray(devices), (slots_lib.AXIS,))
     self.split = NamedSharding(self.mesh, PartitionSpec(slots_lib.AXIS))
+    self.attack, self.logits_fn, self.key = _everywhere(
+      (attack, logits_fn, key), self.mesh
+    )
     self.smallest = min(slots, max(_SMALLEST, slots // _SMALLEST_SHARE))
     # Sizes come from `slots` alone, so that data sets of any size share the
     # compiled programs.
@@ -207,6 +209,16 @@ class Job:
     """Removes the checkpoint of a finished job."""
     if self.checkpoint:
       self.checkpoint.unlink(missing_ok=True)
+
+
+def _everywhere(tree: types.PyTree, mesh: Mesh) -> types.PyTree:
+  """The arrays on every device, wherever they were; numbers stay numbers."""
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  def copied(leaf):
+    return jax.device_put(leaf, whole) if isinstance(leaf, jax.Array) else leaf
+
+  return jax.tree.map(copied, tree)
 
 
 def fingerprint(*parts: types.PyTree) -> str:

@@ -20,10 +20,14 @@ def _craft(**options) -> engine.Record:
   x = rng.uniform(0.3, 0.7, size=(70, 5, 5, 1)).astype(np.float32)
   labels = victims.logits(victims.ordinary(25, 4), x).argmax(axis=1)
   attack = attacks.pgd(balls.Linf(0.03), num_steps=12, step_size=0.004)
+  # Weights that were restored are bound to a device, and so may others be.
+  attack, logits_fn, key = jax.device_put(
+    (attack, victims.stochastic(25, 4), jax.random.key(0)), jax.devices()[0]
+  )
   return engine.craft(
     attack,
-    victims.stochastic(25, 4),
-    jax.random.key(0),
+    logits_fn,
+    key,
     x,
     labels.astype(np.int32),
     slots=8,
