@@ -52,6 +52,8 @@ def soft_threshold(
   are on its piece, mostly in fewer than ten rounds; steps out of the interval
   that is known to hold it are replaced by its middle.
   """
+  # Sums over several axes take XLA:CPU longer.
+  magnitudes, caps = jnp.ravel(magnitudes), jnp.ravel(caps)
   zero = jnp.zeros((), magnitudes.dtype)
   largest = jnp.max(magnitudes, initial=0.0)
   rounding = jnp.finfo(magnitudes.dtype).eps * largest

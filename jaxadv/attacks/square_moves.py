@@ -152,8 +152,7 @@ def exchange_l1(ball, key: Array, delta, share, low, high) -> Array:
   channels = delta.shape[-1]
   place = _by_mass if channels == 1 else _anywhere
   delta = _exchange(bumps.L1, channels, place, ball.eps, key, delta, share)
-  # One channel stays inside the ball, and the projection onto it takes as long
-  # as a small network.
+  # One channel stays inside the ball: a projection would only take time.
   if channels == 1:
     return jnp.clip(delta, low, high)
   return ball.project_box(delta, low, high)
