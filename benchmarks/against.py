@@ -120,6 +120,7 @@ _PEERS = {
     "torchattacks AutoAttack",
     "torchattacks AutoAttack, 100 steps",
     "autoattack",
+    "pyautoattack",
   ),
 }
 

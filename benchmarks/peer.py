@@ -133,6 +133,16 @@ def authors_autoattack(net, job) -> Callable:
   return lambda x, y: adversary.run_standard_evaluation(x, y, bs=size)
 
 
+def packaged_autoattack(net, job) -> Callable:
+  """The authors' code as it is packaged on PyPI."""
+  import pyautoattack
+
+  adversary = pyautoattack.AutoAttack(net, eps=float(job["eps"]), seed=0)
+  size = int(job["batch_size"])
+  run = adversary.run_standard_evaluation
+  return lambda x, y: run(x, y, batch_size=size)[0]
+
+
 JOBS = {
   "foolbox": foolbox_pgd,
   "torchattacks": torchattacks_pgd,
@@ -140,6 +150,7 @@ JOBS = {
   "torchattacks AutoAttack": torchattacks_autoattack,
   "torchattacks AutoAttack, 100 steps": torchattacks_autoattack_100,
   "autoattack": authors_autoattack,
+  "pyautoattack": packaged_autoattack,
 }
 
 
