@@ -234,6 +234,21 @@ def test_an_input_that_is_wrong_already_is_its_own_result(eps):
   np.testing.assert_array_equal(state.x_adv, x)
 
 
+def test_every_question_has_keys_of_its_own():
+  logits_fn, _, x, label = victim(3)
+  asked = []
+
+  def model(keys, x):
+    asked.extend(map(tuple, np.asarray(jax.random.key_data(keys))))
+    return logits_fn(keys, x)
+
+  attack = fab_t(norms.L2, num_steps=2, num_targets=1)
+  state = attack.init(jax.random.split(KEY, len(x)), x, label)
+  for _ in range(2):
+    state = attack.step(model, state)
+  assert len(set(asked)) == len(asked) == 2 * 2 * len(x)
+
+
 def test_rows_do_not_touch_each_other():
   logits_fn, _, x, label = victim(3)
   attack = fab_t(norms.L2, num_steps=6, num_targets=2)
