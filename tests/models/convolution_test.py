@@ -89,6 +89,36 @@ def test_output_and_gradients_are_those_of_lax(size, kernel, strides, padding):
   _close(grads_own, grads_lax)
 
 
+@pytest.mark.parametrize("channels", [(3, 20), (3, 64), (5, 21)])
+def test_odd_channels(channels):
+  inputs, outputs = channels
+  own, lax = _pair((2, 2), "SAME")
+  x, kernel = _normal((2, 9, 8, inputs)), _normal((3, 5, inputs, outputs))
+  outcomes = _both(
+    lambda conv: lambda x, k: (conv(x, k), *_gradients(conv)(x, k)), own, lax
+  )
+  _close(*outcomes(x, kernel))
+
+
+@pytest.mark.parametrize(
+  "kernel, channels",
+  [
+    ((3, 3, 3, 20), 4),
+    ((3, 3, 5, 96), 8),
+    ((3, 3, 3, 64), 3),
+    ((3, 3, 6, 20), 6),
+    ((1, 1, 3, 20), 3),
+  ],
+)
+def test_odd_channels_are_padded_on_cpus(kernel, channels):
+  conv = jax.jit(_pair((1, 1), "SAME")[0])
+  traced = conv.trace(_normal((2, 8, 8, kernel[2])), _normal(kernel))
+  for platform, used in (("cpu", channels), ("cuda", kernel[2])):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    (line,) = (t for t in text.splitlines() if "stablehlo.convolution" in t)
+    assert f"x{used}xf32>, " in line.rsplit(" : ", 1)[1]
+
+
 @pytest.mark.parametrize("size, kernel, strides, padding", GEOMETRIES[:2])
 def test_second_order_gradients_are_those_of_lax(
   size, kernel, strides, padding
