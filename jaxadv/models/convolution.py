@@ -66,7 +66,7 @@ def _is_odd(window: Window, kernel: jax.Array) -> bool:
   Such are odd numbers, unless the outputs are a multiple of 64. With zeros up
   to a multiple of 4, kernels of 3 x 3 to 7 x 7 are 3 to 14 times as fast for 3
   channels and up to 32 outputs, 1.5 to 3 times for 5 to 13 channels, 1.3 to 1.7
-  times for 31; for 48 and 96 outputs 0.8 to 2.9 times.
+  times for 31; for 48 and 96 outputs 0.8 to 2.7 times.
   """
   inputs, outputs = kernel.shape[-2:]
   spatial = len(window.kernel) == 2 and max(window.kernel) > 1
