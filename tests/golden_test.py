@@ -107,7 +107,7 @@ def test_agrees_with_the_recorded_run(net, name):
 
 @pytest.mark.parametrize(
   ("norm", "name", "run"),
-  [(norms.L2, "l2", "ddn-1000"), (norms.Linf, "linf", "fmn-linf-1000")],
+  [(norms.L2, "l2", "alma-l2-1000"), (norms.Linf, "linf", "fmn-linf-1000")],
 )
 def test_brendel_bethge_on_the_hardened_network(norm, name, run):
   """A tenth of the steps of what was recorded: the walks arrive in time."""
