@@ -4,7 +4,6 @@ Values are looked at only where they are concrete: inside `jit` the shapes and
 types are checked and the numbers are the caller's business.
 """
 
-import warnings
 from typing import Any
 
 import jax
@@ -12,6 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadv import types
+
+
+def attack(value: Any) -> None:
+  """Refuses what is no attack, such as arguments in another order."""
+  if not isinstance(value, types.Attack):
+    raise TypeError(
+      f"attack must be made by a factory such as attacks.pgd(...), got "
+      f"{type(value).__name__}: the order is attack, logits_fn, key, x, y"
+    )
 
 
 def num_steps(value: Any, name: str = "num_steps") -> None:
@@ -80,18 +88,39 @@ def bounds(value: Any) -> None:
   positive("bounds[1] - bounds[0]", value[1] - value[0])
 
 
-def inputs(x: Any, within: tuple[float, float] | None, name: str = "x") -> None:
-  """Refuses inputs that are not finite floats inside the bounds."""
+def inputs(
+  x: Any,
+  within: tuple[types.Scalar, types.Scalar] | None,
+  name: str = "x",
+) -> None:
+  """Refuses inputs that are not finite numbers inside the bounds.
+
+  Half precision is refused: a perturbation of 8/255 has five bits of mantissa
+  left next to 1, so neither the attack nor its judge could be right. Models may
+  compute in half precision inside.
+  """
+  if not hasattr(x, "dtype") or not hasattr(x, "ndim"):
+    raise TypeError(
+      f"{name} must be an array, got {type(x).__name__}: convert with "
+      f"np.asarray"
+    )
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(
       f"{name} must be floating point, got dtype {x.dtype}: convert images to "
       f"float32 and divide by 255"
+    )
+  if jnp.finfo(x.dtype).bits < 32:
+    raise TypeError(
+      f"{name} must be float32, got dtype {x.dtype}: convert with "
+      f"{name}.astype('float32'); the model may compute in {x.dtype} itself"
     )
   if x.ndim < 2:
     raise ValueError(
       f"{name} must have a batch axis and at least one more, got shape "
       f"{x.shape}: add the batch axis with {name}[None]"
     )
+  if x.shape[0] == 0:
+    raise ValueError(f"{name} must hold at least one example, got none")
   if isinstance(x, jax.core.Tracer) or x.size == 0:
     return
   # NumPy, because JAX would stage the calls where this runs inside a `jit`.
@@ -102,7 +131,11 @@ def inputs(x: Any, within: tuple[float, float] | None, name: str = "x") -> None:
     raise ValueError(
       f"{name} holds NaN or infinite values: remove those examples"
     )
-  if within is not None and (low < within[0] or high > within[1]):
+  if within is None or any(isinstance(b, jax.core.Tracer) for b in within):
+    return
+  # As numbers of the inputs' type: 2.2 in float32 is more than 2.2.
+  least, most = np.asarray(within, values.dtype)
+  if low < least or high > most:
     raise ValueError(
       f"{name} must lie in bounds={within}, but spans [{low:g}, {high:g}]: "
       f"rescale the inputs; normalisation belongs inside the model"
@@ -147,35 +180,9 @@ def batch(x: Any, y: types.PyTree) -> None:
       )
 
 
-def model(logits_fn: types.LogitsFn, x: Any) -> int | None:
-  """Refuses a model whose output is not one row per input.
-
-  Returns:
-    The number of classes, or None where the output is no [B, C] array.
-  """
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(x)))
-  outputs = jax.eval_shape(logits_fn, keys, x)
-  for leaf in jax.tree.leaves(outputs):
-    if not leaf.shape or leaf.shape[0] != x.shape[0]:
-      raise ValueError(
-        f"logits_fn must return one row per input, got shape {leaf.shape} for "
-        f"{x.shape[0]} inputs: keep the batch axis first"
-      )
-  if isinstance(outputs, jax.ShapeDtypeStruct) and outputs.ndim == 2:
-    return outputs.shape[1]
-  return None
-
-
-def warn_of_probabilities(logits: Any) -> None:
-  """Warns where rows are non-negative and sum to one, as softmax outputs."""
-  logits = np.asarray(logits)
-  if logits.ndim != 2 or logits.size == 0:
-    return
-  sums = logits.sum(axis=-1)
-  if np.all(logits >= 0) and np.allclose(sums, 1.0, atol=1e-3):
-    warnings.warn(
-      "logits_fn looks as if it returned probabilities: attacks need the "
-      "logits, since gradients vanish through a saturated softmax. Remove the "
-      "model's final softmax.",
-      stacklevel=3,
+def random_key(key: Any) -> None:
+  """Refuses what is no PRNG key."""
+  if not isinstance(key, jax.Array):
+    raise TypeError(
+      f"key must be a PRNG key, got {key!r}: make one with jax.random.key(0)"
     )

@@ -112,6 +112,7 @@ def alma(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -132,7 +133,9 @@ def _init(rule, keys, x, y) -> State:
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -149,7 +152,8 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   descend = jax.vmap(functools.partial(_descend, rule))
   point, squares, momentum = descend(state, slope, answer.grad)
   state = minimum_norm.finish_step(state, rule.norm, won)
-  return state._replace(point=point, squares=squares, momentum=momentum)
+  state = state._replace(point=point, squares=squares, momentum=momentum)
+  return state, answer.outputs
 
 
 def _weigh(state: State, constraint: Array) -> State:

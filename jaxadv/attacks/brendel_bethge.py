@@ -148,11 +148,11 @@ def brendel_bethge(
       _step, norm, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(keys, x, y) -> State:
-  pairs = jax.vmap(jax.random.split)(keys)
   zeros = jnp.zeros(x.shape[0], jnp.float32)
   way = _Way(
     stage=jnp.full(x.shape[0], -1, jnp.int32),
@@ -165,13 +165,15 @@ def _init(keys, x, y) -> State:
     **minimum_norm.start(x),
     point=x,
     y=y,
-    keys=pairs[:, 0],
-    start_key=pairs[:, 1],
+    keys=keys,
+    start_key=oracles.start_keys(keys),
     way=way,
   )
 
 
-def _step(norm, rule, loss_fn, criterion, logits_fn, state: State) -> State:
+def _step(
+  norm, rule, loss_fn, criterion, logits_fn, state: State
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -194,7 +196,7 @@ def _step(norm, rule, loss_fn, criterion, logits_fn, state: State) -> State:
   moved = oracles.choose(stage < _HALVINGS, halved, walk(state, loss, grad))
   point, way = oracles.choose(stage < 0, (point, way), moved)
   state = minimum_norm.finish_step(state, norm, won)
-  return state._replace(point=point, way=way)
+  return state._replace(point=point, way=way), answer.outputs
 
 
 def _seek(norm, rule, state: State, won, loss, grad):

@@ -94,6 +94,7 @@ def carlini_wagner(
       types.hashable(criterion),
     ),
     num_steps=plan.num_searches * plan.num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -118,7 +119,7 @@ def _step(
   criterion,
   logits_fn,
   state: State,
-) -> State:
+) -> tuple[State, types.PyTree]:
   x = state.x
   inside, slope = penalised.from_hidden(bounds, state.hidden)
   # Every search begins at x, exactly: a row wrong there has distance 0.
@@ -140,12 +141,13 @@ def _step(
     search.step == 0, _start(bounds, x), descended
   )
   state = minimum_norm.keep_nearest(state, point, won, distance)
-  return state._replace(
+  state = state._replace(
     search=search,
     hidden=hidden,
     optimizer=optimizer,
     done=(state.distance == 0) | binary_search.finished(plan, search),
   )
+  return state, answer.outputs
 
 
 def _start(bounds, x: Array) -> tuple[Array, optax.OptState]:

@@ -119,6 +119,7 @@ def carlini_wagner_l0(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_searches * num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -137,7 +138,9 @@ def _init(rule, keys, x, y) -> State:
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   x = state.x
   inside, slope = penalised.from_hidden(rule.bounds, state.hidden)
   least = _UNCHANGED * (rule.bounds[1] - rule.bounds[0])
@@ -157,7 +160,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   solved = won & (missing < _SOLVED)
   state = _advance(rule, state, solved, moved, answer.grad * delta, grad)
   over = (state.c > rule.c_range[1]) | ~jax.vmap(jnp.any)(state.free)
-  return state._replace(done=(state.distance == 0) | over)
+  return state._replace(done=(state.distance == 0) | over), answer.outputs
 
 
 def _advance(rule, state: State, solved, moved, changes, grad) -> State:

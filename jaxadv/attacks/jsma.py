@@ -128,6 +128,7 @@ def _attack(choose, size, theta, gamma, num_steps, criterion, bounds):
       types.hashable(criterion),
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
     backwards=2,
   )
 
@@ -156,13 +157,14 @@ def _step(choose, size, rule: _Rule, criterion, logits_fn, state: State):
   point, moved = move(choose, rule, state.point, answer.grad)
   changes = rule.gamma * state.x[0].size + _SLACK
   spent = size * (state.step + 1) > changes
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     point=point,
     x_adv=oracles.choose(found, state.point, state.x_adv),
     found=found,
     done=found | spent | ~moved,
   )
+  return state, answer.outputs
 
 
 def _target_and_rest(logits: Array, y: types.PyTree) -> Array:

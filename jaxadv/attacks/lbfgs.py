@@ -99,6 +99,7 @@ def lbfgs(
       _step, plan, bounds, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=plan.num_searches * plan.num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -120,7 +121,9 @@ def _init(plan, keys, x, y) -> State:
   )
 
 
-def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  plan, bounds, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   x, search = state.x, state.search
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
@@ -149,11 +152,12 @@ def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
   shorter = state._replace(length=_SHRINK * state.length)
   state = oracles.choose(accepted, turned, shorter)
   state = minimum_norm.keep_nearest(state, state.point, won, distance)
-  return state._replace(
+  state = state._replace(
     search=search,
     point=oracles.choose(search.step == 0, x, _next_point(bounds, state)),
     done=(state.distance == 0) | binary_search.finished(plan, search),
   )
+  return state, answer.outputs
 
 
 def _promise(state: State) -> Array:

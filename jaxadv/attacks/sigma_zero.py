@@ -103,6 +103,7 @@ def sigma_zero(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -117,7 +118,9 @@ def _init(rule, keys, x, y) -> State:
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -126,7 +129,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   move = jax.vmap(functools.partial(_move, rule))
   changes = move(state, won, answer.loss, answer.grad)
   state = minimum_norm.finish_step(state, norms.L0, won)
-  return state._replace(**changes)
+  return state._replace(**changes), answer.outputs
 
 
 def _move(rule, state: State, won, loss, grad) -> dict[str, Any]:

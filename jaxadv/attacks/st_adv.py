@@ -96,6 +96,7 @@ def st_adv(
       types.hashable(criterion),
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -118,7 +119,9 @@ def _init(keys, x, y) -> State:
   )
 
 
-def _step(rule, bounds, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, bounds, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   point, pull_back = jax.vjp(
     lambda flow: jax.vmap(warping.flow)(state.x, flow), state.flow
   )
@@ -135,7 +138,7 @@ def _step(rule, bounds, loss_fn, criterion, logits_fn, state) -> State:
   flow, optimizer = jax.vmap(descend)(
     state.flow, state.optimizer, found, answer.loss, uphill
   )
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     flow=flow,
     optimizer=optimizer,
@@ -144,6 +147,7 @@ def _step(rule, bounds, loss_fn, criterion, logits_fn, state) -> State:
     found=found,
     done=best == 0,
   )
+  return state, answer.outputs
 
 
 def _descend(rule, flow, optimizer, found, loss, uphill):
