@@ -22,7 +22,6 @@ class State(NamedTuple):
   x: Array
   y: types.PyTree
   keys: Array
-  direction_keys: Array
   step: Array
   point: Array
   eps: Array  # The radius of the sphere that `point` was put on.
