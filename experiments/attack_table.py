@@ -126,7 +126,11 @@ def _of_autoattack(name: str) -> Entry:
   return Entry(lambda ball, s: autoattack.standard(ball, s.num_classes)[name])
 
 
-_NORMS = {balls.Linf: norms.Linf, balls.L2: norms.L2, balls.L1: norms.L1}
+_NORMS: dict[type, norms.Norm] = {
+  balls.Linf: norms.Linf,
+  balls.L2: norms.L2,
+  balls.L1: norms.L1,
+}
 
 
 def _nearest(make: Callable[..., types.Attack], ball: type) -> Entry:

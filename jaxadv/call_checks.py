@@ -61,7 +61,7 @@ def judgement(
 ) -> None:
   """Refuses what a judge cannot answer: one label and logits per input."""
   _two_arguments(logits_fn)
-  checks.random_key(key)
+  checks.key(key)
   checks.inputs(x, None)
   checks.batch(x, y)
   checks.labels(y, several_classes(model(logits_fn, x[:1])))
@@ -89,7 +89,7 @@ def attack_call(
   checks.attack(attack)
   threat = attack.threat
   _two_arguments(logits_fn)
-  checks.random_key(key)
+  checks.key(key)
   checks.inputs(x, threat.bounds, name)
   checks.batch(x, y)
   _radius(threat, x)

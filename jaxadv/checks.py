@@ -54,6 +54,44 @@ def at_most_one(name: str, value: Any) -> None:
   _compare(name, value, np.less_equal, "<=", 1)
 
 
+def key(value: Any, name: str = "key") -> None:
+  """Refuses what is no single PRNG key, and keys of rbg generators.
+
+  Mapped over rows, those draw other numbers for a row in another batch, so no
+  result would be independent of batch and slots. A raw key, as of
+  `jax.random.PRNGKey(0)`, is taken for one of JAX's default generator.
+
+  Raises:
+    TypeError: no key, or one of the generators "rbg" and "unsafe_rbg".
+    ValueError: an array of keys.
+  """
+  data_type = getattr(value, "dtype", None)
+  if data_type == np.uint32 and value.ndim > 0:
+    try:
+      value = jax.random.wrap_key_data(value)
+    except TypeError as error:
+      raise TypeError(
+        f"{name} must be a PRNG key, got uint32 data of shape {value.shape}, "
+        f"which is no key of JAX's default generator: use jax.random.key(0)"
+      ) from error
+  elif data_type is None or not jnp.issubdtype(data_type, jax.dtypes.prng_key):
+    raise TypeError(
+      f"{name} must be a PRNG key, got {name}={value!r}: use jax.random.key(0)"
+    )
+  if value.shape:
+    raise ValueError(
+      f"{name} must be one PRNG key, got an array of keys of shape "
+      f"{value.shape}: take one, {name}[0]; each row gets its own from it"
+    )
+  generator = str(jax.random.key_impl(value))
+  if generator in ("rbg", "unsafe_rbg"):
+    raise TypeError(
+      f"{name} must be of a generator whose draws for a row do not depend on "
+      f"the batch, got a key of impl={generator!r}: use "
+      f"jax.random.key(0, impl='threefry2x32')"
+    )
+
+
 def _compare(
   name: str, value: Any, relation: np.ufunc, sign: str, limit: int
 ) -> None:
@@ -178,11 +216,3 @@ def batch(x: Any, y: types.PyTree) -> None:
         f"y must have one row per row of x, got shape {np.shape(leaf)} for "
         f"{x.shape[0]} inputs"
       )
-
-
-def random_key(key: Any) -> None:
-  """Refuses what is no PRNG key."""
-  if not isinstance(key, jax.Array):
-    raise TypeError(
-      f"key must be a PRNG key, got {key!r}: make one with jax.random.key(0)"
-    )

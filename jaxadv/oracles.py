@@ -216,11 +216,17 @@ def jacobian(
 
 
 def choose(rows: Array, new: types.PyTree, old: types.PyTree) -> types.PyTree:
-  """`new` in the rows [B] that are True, `old` in the others."""
+  """`new` in the rows [B] that are True, `old` in the others.
+
+  The types are those of `old`, so what a loop carries keeps its own whatever
+  the types of hyperparameters and weights.
+  """
 
   def pick(a, b):
     if a is b:
       return a
+    if a.dtype != b.dtype:
+      a = a.astype(b.dtype)
     return jnp.where(jnp.reshape(rows, rows.shape + (1,) * (a.ndim - 1)), a, b)
 
   return jax.tree.map(pick, new, old)

@@ -52,6 +52,9 @@ class Ball(Protocol):
     """A projection onto the ball and the box `low <= delta <= high`.
 
     `low <= 0 <= high`, elementwise: the box always holds the clean input.
+
+    Raises:
+      ValueError: it does not, seen where these are values and not traced.
     """
 
   def steepest(self, grad: Array) -> Array:
@@ -62,6 +65,9 @@ class Ball(Protocol):
 
   def norm(self, delta: Array) -> Array:
     """The size of `delta` in this ball's norm; inside means at most eps."""
+
+  def resized(self, eps: Scalar) -> "Ball":
+    """The same set with the radius eps; all else stays as it is."""
 
 
 class State(Protocol):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, norms, oracles, types
+from jaxadv import checks, criteria, losses, norms, numerics, oracles, types
 from jaxadv.attacks import minimum_norm
 
 Array = jax.Array
@@ -117,8 +117,8 @@ def alma(
 
 
 def _init(rule, keys, x, y) -> State:
-  ones = jnp.ones(x.shape[0], jnp.float32)
-  zeros = jnp.zeros(x.shape, jnp.float32)
+  ones = jnp.ones(x.shape[0], numerics.wide_type(x))
+  zeros = jnp.zeros(x.shape, ones.dtype)
   return State(
     **minimum_norm.start(x),
     point=x,
@@ -143,12 +143,13 @@ def _step(
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   # A loss that is not a number tells nothing.
   constraint = jnp.where(jnp.isfinite(answer.loss), -answer.loss, 0.0)
-  state = _weigh(state, constraint.astype(jnp.float32))
+  constraint = constraint.astype(state.mu.dtype)
+  state = _weigh(state, constraint)
   first = won & ~state.found
   state = state._replace(
     first_win=jnp.where(first, state.step, state.first_win)
   )
-  slope = _slope(constraint.astype(jnp.float32), state.rho, state.mu)
+  slope = _slope(constraint, state.rho, state.mu)
   descend = jax.vmap(functools.partial(_descend, rule))
   point, squares, momentum = descend(state, slope, answer.grad)
   state = minimum_norm.finish_step(state, rule.norm, won)

@@ -154,7 +154,7 @@ def inside(ball: types.Ball, bounds: Bounds, x: Array, delta: Array) -> Array:
   """ONE example, perturbed by what ball and bounds leave of `delta`."""
   low, high = bounds
   delta = ball.project_box(delta, low - x, high - x)
-  return jnp.clip(x + delta, low, high)
+  return jnp.clip(x + delta, low, high).astype(x.dtype)
 
 
 def at_input(key, x: Array, ball: types.Ball, bounds: Bounds) -> Array:

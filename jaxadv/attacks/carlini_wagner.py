@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, norms, oracles, types
+from jaxadv import checks, criteria, losses, norms, numerics, oracles, types
 from jaxadv.attacks import binary_search, minimum_norm, penalised
 
 Array = jax.Array
@@ -104,7 +104,7 @@ def _init(plan, bounds, keys, x, y) -> State:
     **minimum_norm.start(x),
     y=y,
     keys=keys,
-    search=binary_search.start(plan, x.shape[0]),
+    search=binary_search.start(plan, x.shape[0], numerics.wide_type(x)),
     hidden=hidden,
     optimizer=optimizer,
   )

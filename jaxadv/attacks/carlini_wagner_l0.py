@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import minimum_norm, penalised
 
 Array = jax.Array
@@ -131,7 +131,7 @@ def _init(rule, keys, x, y) -> State:
     y=y,
     keys=keys,
     free=jax.vmap(_pixels)(jnp.ones(x.shape, bool)),
-    c=jnp.full(num_rows, rule.c_range[0], jnp.float32),
+    c=jnp.full(num_rows, rule.c_range[0], hidden.dtype),
     taken=jnp.zeros(num_rows, jnp.int32),
     hidden=hidden,
     optimizer=penalised.start_optimizer(hidden),
@@ -151,7 +151,7 @@ def _step(
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(logits_fn, loss_fn, keys, point, state.y)
   won = oracles.satisfied(criterion, answer.outputs, state.y)
-  distance = jax.vmap(jnp.sum)(moved).astype(jnp.float32)
+  distance = jax.vmap(jnp.sum)(moved).astype(state.distance.dtype)
   missing = penalised.shortfall(rule.confidence, answer)
   delta = penalised.perturbation(x, point)
   pull = penalised.pull(jnp.where(missing > 0, state.c, 0.0), answer)
@@ -198,7 +198,7 @@ def _pixels(coordinates: Array) -> Array:
 
 def _still_free(free: Array, moved: Array, changes: Array) -> Array:
   """The free pixels without those of least contribution, of ONE example."""
-  parts = jnp.abs(changes).astype(jnp.float32)
+  parts = jnp.abs(changes).astype(numerics.wide_type(changes))
   if parts.ndim == 3:
     parts = jnp.sum(parts, axis=-1, keepdims=True)
   parts = jnp.where(moved, parts, jnp.inf)

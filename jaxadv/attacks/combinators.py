@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -197,7 +197,7 @@ def _step_sampled(attack, num_samples, logits_fn, state):
 
 
 def _init_restarts(attack, keys, x, y) -> State:
-  inner = attack.init(_round_keys(keys, jnp.zeros(len(x), int)), x, y)
+  inner = attack.init(_round_keys(keys, jnp.zeros(len(x), jnp.int32)), x, y)
   return _first_state(keys, x, y, inner, round_=0, targets=None)
 
 
@@ -217,7 +217,7 @@ def _first_state(keys, x, y, inner, round_, targets) -> State:
     step=rows,
     inner=inner,
     targets=targets,
-    best=jnp.full(len(x), -jnp.inf),
+    best=jnp.full(len(x), -jnp.inf, numerics.wide_type(x)),
     x_adv=x,
     found=rows > 0,
     done=rows > 0,
@@ -282,7 +282,8 @@ def _worst(state, choosing, ended, inner, loss, holds) -> _Verdict:
 
 
 def _nearest(state, size_fn, result, won) -> _Verdict:
-  delta = result.astype(jnp.float32) - state.x.astype(jnp.float32)
+  dtype = numerics.wide_type(state.x)
+  delta = result.astype(dtype) - state.x.astype(dtype)
   size = jax.vmap(size_fn)(delta)
   better = won & (-size > state.best)
   nowhere = jnp.zeros_like(won)

@@ -103,7 +103,7 @@ def _init(rule, keys, x, y) -> State:
     point=x,
     y=y,
     keys=keys,
-    eps=jnp.full(x.shape[0], rule.init_norm, jnp.float32),
+    eps=jnp.full(x.shape[0], rule.init_norm, numerics.wide_type(x)),
   )
 
 
@@ -122,12 +122,14 @@ def _step(
 
 
 def _direction(state: State, grad: Array) -> Array:
-  grad = grad.astype(jnp.float32)
+  grad = grad.astype(numerics.wide_type(grad))
   flat = ~jnp.any(grad != 0, axis=tuple(range(1, grad.ndim)))
 
   def drawn():
     keys = oracles.own_keys(state.keys, state.step)
-    draw = functools.partial(jax.random.normal, shape=grad.shape[1:])
+    draw = functools.partial(
+      jax.random.normal, shape=grad.shape[1:], dtype=grad.dtype
+    )
     return oracles.choose(flat, jax.vmap(draw)(keys), grad)
 
   # Drawing for every row would cost as much as a small network.

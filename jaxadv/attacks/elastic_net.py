@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import binary_search, minimum_norm, penalised
 
 Array = jax.Array
@@ -125,7 +125,7 @@ def _init(plan, keys, x, y) -> State:
     **minimum_norm.start(x),
     y=y,
     keys=keys,
-    search=binary_search.start(plan, x.shape[0]),
+    search=binary_search.start(plan, x.shape[0], numerics.wide_type(x)),
     shrunk=x,
     point=x,
   )

@@ -188,7 +188,7 @@ def _attack(
 
 
 def _init(keys, x, y) -> State:
-  eps = jnp.zeros(x.shape[0], jnp.float32)
+  eps = jnp.zeros(x.shape[0], numerics.wide_type(x))
   return State(**minimum_norm.start(x), point=x, y=y, keys=keys, eps=eps)
 
 

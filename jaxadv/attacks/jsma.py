@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, oracles, types
+from jaxadv import checks, criteria, numerics, oracles, types
 
 Array = jax.Array
 Bounds = tuple[types.Scalar, types.Scalar]
@@ -178,7 +178,7 @@ def _move(choose: Callable, rule: _Rule, point: Array, grads: Array):
   flat = jnp.ravel(point)
   up = jnp.asarray(rule.theta) > 0
   free = jnp.where(up, flat < high, flat > low)
-  slopes = jnp.reshape(grads, (2, -1)).astype(jnp.float32)
+  slopes = jnp.reshape(grads, (2, -1)).astype(numerics.wide_type(grads))
   # The products of tiny derivatives would be zero.
   largest = jnp.max(jnp.abs(slopes), axis=1, keepdims=True)
   slopes = slopes / jnp.where(largest > 0, largest, 1.0)

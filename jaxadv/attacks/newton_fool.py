@@ -125,11 +125,12 @@ def _lead(logits: Array, label: Array) -> Array:
 
 
 def _move(eta, num_classes: int, x: Array, lead: Array, grad: Array) -> Array:
-  grad, lead = grad.astype(jnp.float32), lead.astype(jnp.float32)
+  dtype = numerics.wide_type(x)
+  grad, lead = grad.astype(dtype), lead.astype(dtype)
   probability = jax.nn.sigmoid(-lead)
   excess = jnp.maximum(probability - 1 / num_classes, 0.0)
   slope = probability * jax.nn.sigmoid(lead) * norms.L2(grad)
-  longest = eta * norms.L2(x.astype(jnp.float32))
+  longest = eta * norms.L2(x.astype(dtype))
   # A slope that underflows promises nothing: it does not shorten the step.
   newton = jnp.where(slope > 0, excess / slope, jnp.inf)
   length = jnp.where(excess > 0, jnp.minimum(longest, newton), 0.0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, norms, oracles, types
+from jaxadv import checks, criteria, losses, norms, numerics, oracles, types
 from jaxadv.attacks import minimum_norm
 
 Array = jax.Array
@@ -108,13 +108,14 @@ def sigma_zero(
 
 
 def _init(rule, keys, x, y) -> State:
+  dtype = numerics.wide_type(x)
   return State(
     **minimum_norm.start(x),
     point=x,
     y=y,
     keys=keys,
-    threshold=jnp.full(x.shape[0], rule.threshold, jnp.float32),
-    opt_state=jax.vmap(optax.scale_by_adam().init)(x.astype(jnp.float32)),
+    threshold=jnp.full(x.shape[0], rule.threshold, dtype),
+    opt_state=jax.vmap(optax.scale_by_adam().init)(x.astype(dtype)),
   )
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import warping
 
 Array = jax.Array
@@ -159,7 +159,7 @@ def _init(keys, x, y) -> State:
     y=y,
     keys=keys,
     step=jnp.zeros(len(x), jnp.int32),
-    best=jnp.full(len(x), -jnp.inf, jnp.float32),
+    best=jnp.full(len(x), -jnp.inf, numerics.wide_type(x)),
     x_adv=x,
     found=rows,
     done=rows,
@@ -179,7 +179,7 @@ def _step(
   x_new = jax.vmap(move)(own, state.step, state.x)
   keys = oracles.step_keys(state.keys, state.step)
   outputs = oracles.outputs(logits_fn, keys, x_new)
-  loss = oracles.loss(loss_fn, outputs, state.y).astype(jnp.float32)
+  loss = oracles.loss(loss_fn, outputs, state.y).astype(state.best.dtype)
   found = oracles.satisfied(criterion, outputs, state.y)
   better = (loss > state.best) | found
   state = state._replace(

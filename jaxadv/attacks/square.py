@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import square_moves
 
 Array = jax.Array
@@ -150,7 +150,7 @@ def _init(ball, bounds, start, keys, x, y) -> State:
     keys=keys,
     step=jnp.zeros(len(x), jnp.int32),
     delta=delta,
-    best=jnp.full(len(x), -jnp.inf, jnp.float32),
+    best=jnp.full(len(x), -jnp.inf, numerics.wide_type(x)),
     x_adv=jnp.clip(x + delta, *bounds),
     found=rows,
     done=rows,
@@ -164,7 +164,7 @@ def _step(
   x_new = jnp.clip(state.x + delta, *bounds)
   keys = oracles.step_keys(state.keys, state.step)
   outputs = oracles.outputs(logits_fn, keys, x_new)
-  loss = oracles.loss(loss_fn, outputs, state.y).astype(jnp.float32)
+  loss = oracles.loss(loss_fn, outputs, state.y).astype(state.best.dtype)
   found = oracles.satisfied(criterion, outputs, state.y)
   better = (loss > state.best) | found
   state = state._replace(

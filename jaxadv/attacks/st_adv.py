@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import warping
 
 Array = jax.Array
@@ -102,7 +102,7 @@ def st_adv(
 
 def _init(keys, x, y) -> State:
   checks.images(x)
-  flow = jnp.zeros((*x.shape[:3], 2), jnp.float32)
+  flow = jnp.zeros((*x.shape[:3], 2), numerics.wide_type(x))
   rows = jnp.zeros(len(x), bool)
   return State(
     x=x,
@@ -112,7 +112,7 @@ def _init(keys, x, y) -> State:
     flow=flow,
     # Adam's first state does not depend on its learning rate.
     optimizer=jax.vmap(optax.adam(0.0).init)(flow),
-    best=jnp.full(len(x), jnp.inf, jnp.float32),
+    best=jnp.full(len(x), jnp.inf, flow.dtype),
     x_adv=x,
     found=rows,
     done=rows,

@@ -99,7 +99,9 @@ def _init(keys, x, y) -> State:
 
 
 def _draw(key: Array, x: Array) -> Array:
-  return numerics.unit_l2(jax.random.normal(key, x.shape))
+  return numerics.unit_l2(
+    jax.random.normal(key, x.shape, numerics.wide_type(x))
+  )
 
 
 def _step(
