@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxadv import checks
-from tests import victims
 
 _X = np.full((3, 2, 2, 1), 0.5, np.float32)
 
@@ -88,7 +87,6 @@ def test_inputs_are_not_looked_at_while_traced():
     lambda x: (checks.inputs(x, (0.0, 1.0)), x)[1], _X * 500
   )
   assert shapes.shape == _X.shape
-  checks.inputs(_X[:0], (0.0, 1.0))
 
 
 def test_labels():
@@ -108,38 +106,6 @@ def test_targets_with_other_rows_than_the_inputs():
   for bad in (np.zeros(2), 0, (np.zeros(3), np.zeros(4))):
     with pytest.raises(ValueError, match="one row per row of x"):
       checks.batch(_X, bad)
-
-
-def _one_row(keys, x):
-  del keys
-  return jnp.zeros((1, 5)) + jnp.sum(x)
-
-
-def _no_row(keys, x):
-  del keys
-  return jnp.sum(x)
-
-
-def _two_outputs(keys, x):
-  del keys
-  return {"a": x, "b": jnp.sum(x, axis=(1, 2, 3))}
-
-
-def test_model_tells_its_classes_or_is_refused():
-  assert checks.model(victims.ordinary(4, 5), _X) == 5
-  assert checks.model(_two_outputs, _X) is None
-  for bad in (_one_row, _no_row):
-    with pytest.raises(ValueError, match="keep the batch axis first"):
-      checks.model(bad, _X)
-
-
-def test_probabilities_are_warned_of():
-  logits = np.array([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]], np.float32)
-  with pytest.warns(UserWarning, match="probabilities"):
-    checks.warn_of_probabilities(logits)
-  # Warnings are errors here, so silence is tested, too.
-  checks.warn_of_probabilities(logits - 0.5)
-  checks.warn_of_probabilities(2 * logits)
 
 
 def test_keys_of_the_default_generator_pass_typed_or_raw():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxadv import criteria, types
 from tests import contract, victims
@@ -212,6 +213,54 @@ def check_gradients_as_declared(row: contract.Row) -> None:
       jax.eval_shape(attack.step, logits_fn, start)
 
 
+def check_start_is_not_the_model_s_noise(row: contract.Row) -> None:
+  """A randomised model draws nothing that the attack's start has drawn.
+
+  Its logits here are draws from its key and from parts of its key.
+  """
+  _, keys, x, y = contract.arguments(row)
+  y = jax.tree.map(_as_many_as_logits, y)
+  start, noise = _start_and_noise(row.make(row.numbers[0]), keys, x, y)
+  noise = np.asarray(noise).reshape(-1, contract.BATCH, 6, contract.SIZE)
+  delta = np.asarray(start - x).reshape(contract.BATCH, contract.SIZE)
+  for draws in noise:
+    for moved, drawn in zip(delta, draws, strict=True):
+      for each in drawn:
+        assert _alike(moved, each) < 0.85
+        assert _alike(abs(moved), abs(each)) < 0.85
+
+
+@contract._jit
+def _start_and_noise(attack, keys, x, y):
+  state = attack.init(keys, x, y)
+  _, outputs = attack.step(_noises, state)
+  return getattr(state, "point", state.x_adv), jax.tree.leaves(outputs)[0]
+
+
+def _as_many_as_logits(leaf):
+  """Targets [B, C], filled up to the length of `_noises`."""
+  if leaf.ndim == 1:
+    return leaf
+  return jnp.pad(leaf, ((0, 0), (0, 6 * contract.SIZE - contract.CLASSES)))
+
+
+def _noises(keys, x):
+  def drawn(key, x):
+    keys = (key, *jax.random.split(key, 2))
+    draws = (jax.random.normal, jax.random.uniform)
+    noise = [draw(key, (x.size,)) for key in keys for draw in draws]
+    return jnp.concatenate(noise) + 0 * jnp.sum(x)
+
+  return jax.vmap(drawn)(keys, x)
+
+
+def _alike(a, b) -> float:
+  """The rank correlation, which outlives clipping and scaling."""
+  if np.ptp(a) == 0:
+    return 0.0
+  return abs(stats.spearmanr(a, b).statistic)
+
+
 CHECKS = [
   check_inside,
   check_nan_gradient,
@@ -231,6 +280,7 @@ CHECKS = [
   check_one_trace,
   check_traced_number,
   check_no_captured_constants,
+  check_start_is_not_the_model_s_noise,
   check_budget,
   check_oracle_calls,
   check_gradients_as_declared,
