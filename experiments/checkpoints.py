@@ -36,6 +36,27 @@ class Snapshot(NamedTuple):
   meta: dict[str, Any]
 
 
+@jax.jit
+def _finite(variables: types.PyTree) -> jax.Array:
+  leaves = jax.tree.leaves(variables)
+  return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+
+
+def check_finite(state: train_state.TrainState) -> None:
+  """Refuses weights, statistics of batches or averages that are no numbers.
+
+  A loss tells too late: it is that of the weights before the update.
+
+  Raises:
+    FloatingPointError: some are not finite.
+  """
+  if not _finite((state.variables, state.eval_variables)):
+    raise FloatingPointError(
+      f"the weights are not finite any more at step {int(state.step)}: lower "
+      "--learning_rate, in another --workdir"
+    )
+
+
 def host_copy(tree: types.PyTree) -> types.PyTree:
   """NumPy copies, which outlive the donation of the buffers."""
   return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
@@ -52,8 +73,13 @@ def manager(workdir: str | os.PathLike) -> ocp.CheckpointManager:
 
 
 def save(saver: ocp.CheckpointManager, snapshot: Snapshot) -> None:
-  """Commits a checkpoint of the snapshot's step."""
+  """Commits a checkpoint of the snapshot's step.
+
+  Raises:
+    FloatingPointError: its weights are not finite.
+  """
   state = snapshot.state
+  check_finite(state)
   saver.save(
     int(state.step),
     args=ocp.args.Composite(

@@ -41,7 +41,7 @@ class Outcomes(NamedTuple):
 
 
 def outcomes(logits: Any, labels: Any) -> Outcomes:
-  """Counts right, rejected and wrong answers.
+  """Counts right, rejected and wrong answers; what is not finite is wrong.
 
   Args:
     logits: `[N, C + 1]`, the null class last.
@@ -49,9 +49,10 @@ def outcomes(logits: Any, labels: Any) -> Outcomes:
       rejected.
   """
   logits, labels = np.asarray(logits), np.asarray(labels)
+  finite = np.isfinite(logits).all(axis=-1)
   answer = logits.argmax(axis=-1)
-  correct = answer == labels
-  null = (answer == logits.shape[-1] - 1) & ~correct
+  correct = finite & (answer == labels)
+  null = finite & (answer == logits.shape[-1] - 1) & ~correct
   return Outcomes(
     float(correct.mean()), float(null.mean()), float((~correct & ~null).mean())
   )
@@ -59,7 +60,8 @@ def outcomes(logits: Any, labels: Any) -> Outcomes:
 
 def fooled(logits: Array, label: Array) -> Array:
   """Criterion: the answer is neither the label nor null."""
-  rejected = jnp.argmax(logits) == logits.shape[-1] - 1
+  finite = jnp.all(jnp.isfinite(logits))
+  rejected = finite & (jnp.argmax(logits) == logits.shape[-1] - 1)
   return criteria.misclassified(logits, label) & ~rejected
 
 

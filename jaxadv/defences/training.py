@@ -196,7 +196,7 @@ def _required(attack: types.Attack | None) -> types.Attack:
 
 
 def accuracy(logits: Array, label: Array) -> Array:
-  """The share of right answers [].
+  """The share of right answers []; logits that are not finite are none.
 
   Args:
     logits: `[B, C]`, or `[B, K, C]` of K members, whose mean accuracy it is.
@@ -204,8 +204,8 @@ def accuracy(logits: Array, label: Array) -> Array:
   """
   if label.ndim > 1:
     label = jnp.argmax(label, axis=-1)
-  right = jax.vmap(lambda z, y: jnp.argmax(z, axis=-1) == y)(logits, label)
-  return jnp.mean(right)
+  answer = jax.vmap(lambda z, y: jnp.argmax(z, axis=-1) == y)(logits, label)
+  return jnp.mean(answer & jnp.all(jnp.isfinite(logits), axis=-1))
 
 
 def _forward(train_apply, state, params, key, branches):

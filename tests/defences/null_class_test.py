@@ -23,6 +23,12 @@ def test_outcomes():
   np.testing.assert_allclose(found, [3 / 6, 2 / 6, 1 / 6])
 
 
+def test_what_is_no_number_is_neither_right_nor_a_rejection():
+  logits = np.array([[np.nan, 0, 0], [0, 1, np.nan], [0, 0, np.inf]])
+  found = null_class.outcomes(logits, np.array([0, 0, 0]))
+  np.testing.assert_allclose(found, [0.0, 0.0, 1.0])
+
+
 @pytest.mark.parametrize(
   ("logits", "fooled", "margin"),
   [

@@ -174,6 +174,15 @@ def test_accuracy():
   assert float(training.accuracy(members, jnp.array([0, 0, 0]))) == 0.5
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_no_right_answers(bad):
+  logits = jnp.array([[bad, 0.0], [0.0, bad], [1.0, 0.0], [bad, bad]])
+  label = jnp.array([0, 0, 0, 0])
+  assert float(training.accuracy(logits, label)) == 0.25
+  members = jnp.stack([logits, jnp.zeros_like(logits)], axis=1)
+  assert float(training.accuracy(members, label)) == (1 + 4) / 8
+
+
 @pytest.mark.parametrize(
   "recipe",
   [
