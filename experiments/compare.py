@@ -11,7 +11,6 @@ model. Everything is kept under `--workdir`: `models/` (what was trained),
 Kill it at any moment and run the same command again: it goes on.
 """
 
-import json
 import pathlib
 import shlex
 import sys
@@ -27,6 +26,7 @@ from experiments import (
   common,
   comparison,
   evaluation_report,
+  manners,
   recipes,
   remarks,
   scores,
@@ -220,16 +220,19 @@ def _judge(model_dirs: dict[str, pathlib.Path], stop) -> None:
 
 
 def _show(workdir: pathlib.Path) -> None:
-  found: dict[str, scores.Numbers] = json.loads(
-    (workdir / "results.json").read_text()
-  )
+  path = workdir / "results.json"
+  found: dict[str, scores.Numbers] = common.read_json(path)
+  with manners.undamaged(path):
+    table = comparison.table(found)
+    broken = [name for name in found if remarks.outside(found[name])]
   print()
-  print(tables.to_text(comparison.table(found)))
+  print(tables.to_text(table))
   print(f"\nreport: {workdir / 'report.html'}")
-  if broken := [name for name in found if remarks.outside(found[name])]:
+  if broken:
     sys.exit(f"ERROR: attacks on {', '.join(broken)} left the ball")
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Compares as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
@@ -240,10 +243,11 @@ def main(argv: list[str]) -> None:
     _check_given()
     if _DEFENCES.value:
       trainings.check(_arguments(_DEFENCES.value[0]))
+    manners.alone(workdir)
     # First, so that a folder whose training was refused can take other flags.
     trained = {name: _train(name, stop) for name in _DEFENCES.value}
     common.claim(workdir)
-    with common.preemptible(), jax.default_matmul_precision("highest"):
+    with manners.preemptible(), jax.default_matmul_precision("highest"):
       _judge(trained | given, stop)
   _show(workdir)
 

@@ -18,6 +18,7 @@ from experiments import (
   attack_table,
   common,
   evaluation_report,
+  manners,
   scores,
   trainings,
   victims,
@@ -64,6 +65,7 @@ def _plan(victim: victims.Victim) -> assessment.Plan:
   )
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Trains, attacks and compares; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> None:
     victim = victims.load(
       workdir / "models" / name, num_examples=_NUM_EXAMPLES.value
     )
-    with common.preemptible(), jax.default_matmul_precision("highest"):
+    with manners.preemptible(), jax.default_matmul_precision("highest"):
       outcomes[name] = assessment.assess(
         victim, _plan(victim), workdir / "attacked" / name, stop=stop
       )

@@ -8,7 +8,6 @@ attack), `report.html`, and last `results.json`. Kill it at any moment and run
 the same command again: it goes on and ends with the same results.
 """
 
-import json
 import math
 import pathlib
 import sys
@@ -24,6 +23,7 @@ from experiments import (
   attack_table,
   common,
   evaluation_report,
+  manners,
   remarks,
   scores,
   shared_flags,
@@ -162,13 +162,17 @@ def _finish(outcome: assessment.Outcome, workdir: pathlib.Path) -> None:
 
 
 def _show(workdir: pathlib.Path) -> None:
-  found = json.loads((workdir / "results.json").read_text())
-  rich.print(tables.to_rich(scores.table(found)))
+  path = workdir / "results.json"
+  found = common.read_json(path)
+  with manners.undamaged(path):
+    table, broken = scores.table(found), remarks.outside(found)
+  rich.print(tables.to_rich(table))
   print(f"report: {workdir / 'report.html'}")
-  if broken := remarks.outside(found):
+  if broken:
     sys.exit(f"ERROR: {', '.join(broken)} left the ball or the bounds")
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Attacks as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
@@ -178,7 +182,7 @@ def main(argv: list[str]) -> None:
     victim = _victim()
     common.claim(workdir)
     plan = _plan(len(victim.class_names))
-    with common.preemptible(), jax.default_matmul_precision("highest"):
+    with manners.preemptible(), jax.default_matmul_precision("highest"):
       outcome = assessment.assess(victim, plan, workdir, stop=stop)
       _finish(outcome, workdir)
   _show(workdir)

@@ -20,7 +20,7 @@ import rich.progress
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import checkpoints, common
-from jaxadv import data, train_state, types
+from jaxadv import data, engine, train_state, types
 from jaxadv.defences import training
 
 StepFn = Callable[
@@ -31,7 +31,7 @@ StepFn = Callable[
 ValidateFn = Callable[[types.PyTree], dict[str, float]]
 
 
-class Preempted(Exception):
+class Preempted(engine.Interrupted):
   """The run was asked to stop and has saved; start it again."""
 
 

@@ -92,12 +92,11 @@ def load_model(
       info["num_classes"],
       info.get("defence", "none"),
     )
-  except (KeyError, json.JSONDecodeError) as error:
+    shape = tuple(info["image_shape"])
+  except (LookupError, TypeError, ValueError) as error:
     raise ValueError(
       f"{path} is not as experiments.train writes it ({error!r}): train the "
       "model anew, in another folder"
     ) from error
-  variables = checkpoints.restore_variables(
-    model_dir, module, info["image_shape"], which
-  )
+  variables = checkpoints.restore_variables(model_dir, module, shape, which)
   return models.bind(module.apply, variables), info

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments import common, recipes
+from experiments import manners, recipes
 from tests.experiments import scripts
 
 # FGSM instead of AutoAttack.
@@ -158,7 +158,7 @@ def test_killed_and_terminated_runs_end_alike(tmp_path):
   for line, number, code in (
     # The training outlives a killed script, and the next one waits for it.
     ("$ python", signal.SIGKILL, -signal.SIGKILL),
-    ("$ python", signal.SIGTERM, common.PREEMPTED),
+    ("$ python", signal.SIGTERM, manners.PREEMPTED),
     ("pgd: fgsm", signal.SIGKILL, -signal.SIGKILL),
   ):
     log = tmp_path / "log"

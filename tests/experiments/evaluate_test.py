@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import common, victims
+from experiments import manners, victims
 from jaxadv import data, engine
 from tests.experiments import assessment_cases as cases
 from tests.experiments import scripts
@@ -85,7 +85,7 @@ def test_killed_and_terminated_runs_end_with_the_same_records(
   assert scripts.python(*_command(model_dir, whole)).returncode == 0
   for number, wait, code in (
     (signal.SIGKILL, 0.0, -signal.SIGKILL),
-    (signal.SIGTERM, 1.0, common.PREEMPTED),
+    (signal.SIGTERM, 1.0, manners.PREEMPTED),
     (signal.SIGKILL, 2.0, -signal.SIGKILL),
   ):
     assert _interrupted(model_dir, parts, number, wait) == code

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import common, fitting, networks
+from experiments import common, fitting, manners, networks
 from jaxadv import attacks, balls, criteria, data, models, train_state
 from jaxadv.defences import training
 from tests.experiments import scripts
@@ -157,7 +157,7 @@ def _overflowing(at, where):
 
 @pytest.mark.parametrize("where", ["params", "averaged"])
 def test_weights_that_are_no_numbers_are_never_kept(where, tmp_path):
-  with pytest.raises(FloatingPointError, match="step 10: .*--learning_rate"):
+  with pytest.raises(FloatingPointError, match=r"step 10: .*--learning_rate"):
     _fit(tmp_path, step_fn=_overflowing(10, where), ema_decay=0.9)
   assert os.listdir(tmp_path / "checkpoints") == ["5"]
   assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
@@ -298,7 +298,7 @@ def test_killed_and_terminated_runs_end_with_the_same_bits(tmp_path):
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   assert scripts.python(*_command(whole)).returncode == 0
   assert _interrupted(parts, signal.SIGKILL, 0.3) == -signal.SIGKILL
-  assert _interrupted(parts, signal.SIGTERM, 0.1) == common.PREEMPTED
+  assert _interrupted(parts, signal.SIGTERM, 0.1) == manners.PREEMPTED
   assert _interrupted(parts, signal.SIGKILL, 0.0) == -signal.SIGKILL
   assert not (parts / "results.json").exists()
   assert scripts.python(*_command(parts)).returncode == 0
