@@ -27,6 +27,7 @@ from experiments import (
   comparison,
   evaluation_report,
   manners,
+  networks,
   recipes,
   remarks,
   scores,
@@ -34,6 +35,7 @@ from experiments import (
   trainings,
   victims,
 )
+from jaxadv import data
 from jaxadv.report import page, tables
 
 # Whose model helps the defences that need one: trained first, and shown only
@@ -68,7 +70,7 @@ _TRANSFER_FROM = flags.DEFINE_string(
 )
 _DATA_DIR = shared_flags.data_dir()
 _NORM = shared_flags.norm()
-_EPS = shared_flags.eps(0.2)
+_EPS = shared_flags.eps()
 _NUM_STEPS = flags.DEFINE_integer(
   "num_steps", 40, "Of PGD, each of 2.5 eps / their number.", lower_bound=1
 )
@@ -121,14 +123,41 @@ def _name(model_dir: str | pathlib.Path) -> str:
   return pathlib.Path(model_dir).resolve().name
 
 
+def _told(name: str) -> str | None:
+  """What `--train_flags` says of that flag."""
+  words = [word.lstrip("-") for word in shlex.split(_TRAIN_FLAGS.value)]
+  told = None
+  for word, after in zip(words, [*words[1:], ""], strict=False):
+    flag, equals, value = word.partition("=")
+    if flag == name:
+      told = value if equals else after
+  return told
+
+
+def _dataset() -> str:
+  """That of the trainings, or else of the first model."""
+  if _DEFENCES.value:
+    dataset = _told("dataset") or "digits"
+    if dataset not in data.DATASETS:
+      raise SystemExit(
+        f"--train_flags: no data set {dataset}; choose from "
+        f"{', '.join(data.DATASETS)}"
+      )
+    return dataset
+  with common.explained(f"--model_dirs={_MODEL_DIRS.value[0]}"):
+    return networks.described(_MODEL_DIRS.value[0])["dataset"]
+
+
 def _arguments(defence: str, *own: str) -> list[str]:
   """Of the training; what `--train_flags` says comes last and so prevails."""
   arguments = [
     f"--defence={defence}",
     f"--norm={_NORM.value}",
-    f"--eps={_EPS.value}",
     f"--seed={_SEED.value}",
   ]
+  # A training in another norm has the usual radius of that one.
+  if _told("norm") in (None, _NORM.value):
+    arguments.append(f"--eps={_EPS.value}")
   if _DATA_DIR.value is not None:
     arguments.append(f"--data_dir={_DATA_DIR.value}")
   return [*arguments, *own, *shlex.split(_TRAIN_FLAGS.value)]
@@ -237,6 +266,7 @@ def main(argv: list[str]) -> None:
   """Compares as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
+  shared_flags.settle_eps(workdir, _dataset)
   if not common.finished(workdir):
     stop = common.setup()
     given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}

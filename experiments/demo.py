@@ -20,6 +20,7 @@ from experiments import (
   evaluation_report,
   manners,
   scores,
+  shared_flags,
   trainings,
   victims,
 )
@@ -32,7 +33,7 @@ _NUM_EXAMPLES = flags.DEFINE_integer(
   "num_examples", 0, "Most test images to attack; 0 for all.", lower_bound=0
 )
 
-_EPS = 0.2
+_EPS = shared_flags.RADII["digits"]["linf"]
 # Few slots never shrink, so each attack compiles once: for these networks that
 # takes longer than the attack.
 _SLOTS = 8

@@ -24,6 +24,7 @@ from experiments import (
   common,
   evaluation_report,
   manners,
+  networks,
   remarks,
   scores,
   shared_flags,
@@ -61,7 +62,7 @@ _ATTACKS = flags.DEFINE_list(
   f"Attacks, of {', '.join(attack_table.NAMES)}.",
 )
 _NORM = shared_flags.norm()
-_EPS = shared_flags.eps(0.2)
+_EPS = shared_flags.eps()
 _NUM_STEPS = flags.DEFINE_integer(
   "num_steps",
   None,
@@ -134,6 +135,13 @@ def _plan(num_classes: int) -> assessment.Plan:
   )
 
 
+def _dataset() -> str:
+  if _DATASET.value is not None:
+    return _DATASET.value
+  with common.explained(f"--model_dir={_MODEL_DIR.value}"):
+    return networks.described(_MODEL_DIR.value)["dataset"]
+
+
 def _victim() -> victims.Victim:
   named = f"--model_dir={_MODEL_DIR.value}"
   if _DATASET.value is not None:
@@ -177,6 +185,7 @@ def main(argv: list[str]) -> None:
   """Attacks as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
+  shared_flags.settle_eps(workdir, _dataset)
   if not common.finished(workdir):
     stop = common.setup()
     victim = _victim()

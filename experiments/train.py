@@ -73,7 +73,7 @@ _ACCUMULATE = flags.DEFINE_integer(
   lower_bound=1,
 )
 _NORM = shared_flags.norm()
-_EPS = shared_flags.eps(0.15)
+_EPS = shared_flags.eps()
 _ATTACK_STEPS = flags.DEFINE_integer(
   "attack_steps", 10, "Steps of multi-step attacks in training.", lower_bound=1
 )
@@ -227,6 +227,7 @@ def main(argv: list[str]) -> None:
   """Trains as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
+  shared_flags.settle_eps(workdir, lambda: _DATASET.value)
   if common.finished(workdir):
     return
   stop = common.setup()

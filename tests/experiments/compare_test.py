@@ -74,7 +74,7 @@ def test_models_of_two_data_sets_are_refused(tmp_path):
   place = f"--workdir={tmp_path / 'run'}"
   _, given, source = scripts.outputs(
     "compare",
-    [place, "--model_dirs=/first,/second"],
+    [place, "--model_dirs=/first,/second", "--eps=0.1"],
     [place, "--defences=pgd", "--model_dirs=/1", "--transfer_from=/second"],
     first=_TWO_DATA_SETS,
   )
