@@ -6,7 +6,7 @@ methods of `types.Ball`. `eps` is a leaf in the units of the input, so 8/255
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,10 @@ class Linf:
 
   def __post_init__(self) -> None:
     _check_eps(self.eps)
+
+  def resized(self, eps: Scalar) -> Self:
+    """The ball of radius eps; all else stays as it is."""
+    return dataclasses.replace(self, eps=eps)
 
   def project(self, delta: Array) -> Array:
     """Clips every coordinate to [-eps, eps]."""
@@ -66,6 +70,10 @@ class L2:
 
   def __post_init__(self) -> None:
     _check_eps(self.eps)
+
+  def resized(self, eps: Scalar) -> Self:
+    """The ball of radius eps; all else stays as it is."""
+    return dataclasses.replace(self, eps=eps)
 
   def project(self, delta: Array) -> Array:
     """Shrinks `delta` to length eps where it is longer."""
@@ -114,6 +122,10 @@ class L1:
 
   def __post_init__(self) -> None:
     _check_eps(self.eps)
+
+  def resized(self, eps: Scalar) -> Self:
+    """The ball of radius eps; all else stays as it is."""
+    return dataclasses.replace(self, eps=eps)
 
   def project(self, delta: Array) -> Array:
     """The nearest point by soft thresholding (Duchi et al., 2008)."""
@@ -164,6 +176,10 @@ class L0:
 
   def __post_init__(self) -> None:
     _check_eps(self.eps)
+
+  def resized(self, eps: Scalar) -> Self:
+    """The ball of radius eps; all else stays as it is."""
+    return dataclasses.replace(self, eps=eps)
 
   def _largest(self, magnitude: Array) -> Array:
     eps = jnp.floor(self.eps)
@@ -245,6 +261,10 @@ class Masked:
     """The ball's norm; infinite where a forbidden coordinate moved."""
     outside = jnp.any(delta != self._keep(delta))
     return jnp.where(outside, jnp.inf, self.ball.norm(delta))
+
+  def resized(self, eps: Scalar) -> Self:
+    """The mask, and the ball with the radius eps."""
+    return dataclasses.replace(self, ball=self.ball.resized(eps))
 
   @property
   def eps(self) -> Any:

@@ -62,6 +62,9 @@ class Ball(Protocol):
   def norm(self, delta: Array) -> Array:
     """The size of `delta` in this ball's norm; inside means at most eps."""
 
+  def resized(self, eps: Scalar) -> "Ball":
+    """The same set with the radius eps; all else stays as it is."""
+
 
 class State(Protocol):
   """What every attack's own state has in common; every leaf has B rows.

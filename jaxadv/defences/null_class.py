@@ -122,6 +122,7 @@ def outliers(num_classes: int, share: float = 0.1) -> training.Augment:
 
 def _outliers(num_classes, share, key, batch) -> training.Batch:
   x, label = batch["image"], batch["label"]
+  training.integer_label(label[0], "null_class")
   rows = jnp.arange(round(share * len(x)))
 
   def shuffle(key, image):
@@ -142,6 +143,7 @@ def _target(ball, null_mass, x, x_adv, label) -> tuple[Array, Array]:
 
 def _loss(clean, adv, y) -> Array:
   label, q = y
+  training.integer_label(label, "null_class")
   null = adv.shape[-1] - 1
   moved = (1 - q) * losses.cross_entropy(adv, label)
   moved = moved + q * losses.cross_entropy(adv, jnp.full_like(label, null))

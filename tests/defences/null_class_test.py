@@ -81,6 +81,17 @@ def test_any_size_keeps_a_uniform_share_of_the_perturbation():
   assert share.std() == pytest.approx(1 / np.sqrt(12), abs=0.05)
 
 
+def test_mixed_labels_are_refused():
+  batch = {"image": jnp.ones((10, 2, 2, 1)), "label": jnp.ones((10, 3)) / 3}
+  augment = null_class.outliers(3)
+  with pytest.raises(ValueError, match="null_class needs integer labels"):
+    augment(jax.random.key(0), batch)
+  loss_fn = null_class.robust_loss(balls.Linf(0.1)).loss_fn
+  logits = jnp.zeros(4)
+  with pytest.raises(ValueError, match="null_class needs integer labels"):
+    loss_fn(logits, logits, (jnp.ones(4) / 4, 0.5))
+
+
 def test_outliers_are_shuffled_and_null():
   x = jnp.asarray(np.random.default_rng(0).uniform(size=(8, 4, 4, 3)))
   batch = {"image": x, "label": jnp.zeros(8, jnp.int32)}
