@@ -6,7 +6,6 @@ records goes on from them, and ends as if it had never stopped.
 """
 
 import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import attack_table, common, victims
+from experiments import attack_table, common, manners, victims
 from jaxadv import (
   cascade,
   criteria,
@@ -247,7 +246,10 @@ def _craft(
 
 def _seconds(job: _Job, name: str) -> float:
   clock = _clock(job, name)
-  return json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
+  if not clock.exists():
+    return 0.0
+  with manners.undamaged(clock):
+    return float(common.read_json(clock)["seconds"])
 
 
 def _clock(job: _Job, name: str) -> pathlib.Path:
@@ -264,7 +266,7 @@ def _claim(job: _Job) -> None:
   path = job.workdir / "records" / "of.json"
   if not path.exists():
     common.write_json(path, mine)
-  elif json.loads(path.read_text()) != mine:
+  elif common.read_json(path) != mine:
     raise ValueError(
       "holds results of other flags, weights or examples: choose another "
       "--workdir, or delete this folder"

@@ -5,30 +5,26 @@ A script keeps all it knows under `--workdir`:
   flags.txt      its flags; `--flagfile=flags.txt --workdir=...` runs it again
   metrics.jsonl  a line per report, as it goes
   results.json   written last and whole: the run is finished once it is there
+  lock           held by the process that works there
 
-On SIGTERM it saves and exits with the code `PREEMPTED`: run it again.
+On SIGTERM and Ctrl-C it saves and exits as `manners` says: run it again.
 """
 
 import contextlib
 import json
 import os
 import pathlib
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import optax
 from absl import flags, logging
 
+from experiments import manners
 from jaxadv import balls, engine, types
 from jaxadv.data import augment
 from jaxadv.defences import training
 
-# Exit code of a run that was asked to stop and has saved: start it again.
-PREEMPTED = 75
 # Flags that say where things are, not what is done.
 _PLACES = ("workdir", "data_dir")
 
@@ -36,51 +32,6 @@ BALLS: dict[str, Callable[[types.Scalar], types.Ball]] = {
   "linf": balls.Linf,
   "l2": balls.L2,
   "l1": balls.L1,
-}
-
-
-def _cyclic(learning_rate: float, num_steps: int) -> optax.Schedule:
-  top = max(1, 2 * num_steps // 5)
-  rise = optax.linear_schedule(0.0, learning_rate, top)
-  fall = optax.linear_schedule(learning_rate, 0.0, max(1, num_steps - top))
-  return optax.join_schedules([rise, fall], [top])
-
-
-# Name -> `(learning_rate, num_steps)` -> schedule. piecewise: a tenth after
-# half and again after three quarters (Rice et al., 2020); cyclic: up for two
-# fifths, then down to zero (Wong et al., 2020).
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
-  "constant": lambda rate, num_steps: optax.constant_schedule(rate),
-  "cosine": optax.cosine_decay_schedule,
-  "piecewise": lambda rate, num_steps: optax.piecewise_constant_schedule(
-    rate, {num_steps // 2: 0.1, 3 * num_steps // 4: 0.1}
-  ),
-  "cyclic": _cyclic,
-}
-
-
-def _sgd(schedule, momentum, weight_decay):
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay),
-    optax.sgd(schedule, momentum=momentum or None, nesterov=momentum > 0),
-  )
-
-
-def _adam(schedule, momentum, weight_decay):
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay), optax.adam(schedule, b1=momentum)
-  )
-
-
-# Name -> `(schedule, momentum, weight_decay)` -> optimiser. Weight decay is on
-# every weight; in sgd and adam it joins the gradient as in PyTorch, in adamw
-# it is decoupled.
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-  "sgd": _sgd,
-  "adam": _adam,
-  "adamw": lambda schedule, momentum, weight_decay: optax.adamw(
-    schedule, b1=momentum, weight_decay=weight_decay
-  ),
 }
 
 
@@ -105,21 +56,6 @@ AUGMENTATIONS: dict[str, Callable[[int], training.Augment | None]] = {
 }
 
 
-def optimizer(
-  name: str,
-  learning_rate: optax.Schedule,
-  *,
-  momentum: float,
-  weight_decay: float,
-  accumulate: int,
-) -> optax.GradientTransformation:
-  """The optimiser of that name, which moves every `accumulate` steps."""
-  every = OPTIMIZERS[name](learning_rate, momentum, weight_decay)
-  if accumulate == 1:
-    return every
-  return optax.MultiSteps(every, accumulate).gradient_transformation()
-
-
 def only_flags(argv: Sequence[str]) -> None:
   """Refuses words that belong to no flag, such as a second item of a list.
 
@@ -139,30 +75,17 @@ def setup() -> Callable[[], bool]:
   Turns the persistent compilation cache on, unless one is configured. It lives
   in `$XDG_CACHE_HOME/jaxadv` or `~/.cache/jaxadv`; set
   `$JAX_COMPILATION_CACHE_DIR` for another place.
+
+  Raises:
+    SystemExit: JAX has no device to compute on.
   """
   logging.set_verbosity(logging.WARNING)
   if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     cache = pathlib.Path(home) / "jaxadv"
     jax.config.update("jax_compilation_cache_dir", str(cache))
-  return on_sigterm()
-
-
-def on_sigterm() -> Callable[[], bool]:
-  """Catches SIGTERM; returns whether it has come, for loops to ask."""
-  caught = threading.Event()
-  signal.signal(signal.SIGTERM, lambda *_: caught.set())
-  return caught.is_set
-
-
-@contextlib.contextmanager
-def preemptible() -> Iterator[None]:
-  """Exits with `PREEMPTED` where what is inside was interrupted."""
-  try:
-    yield
-  except engine.Interrupted:
-    print("stopped; run the same command again to go on")
-    sys.exit(PREEMPTED)
+  manners.check_devices()
+  return manners.on_sigterm()
 
 
 @contextlib.contextmanager
@@ -181,37 +104,69 @@ def explained(flag: str) -> Iterator[None]:
 def finished(workdir: pathlib.Path) -> bool:
   """Whether the folder holds the results of these flags; says so.
 
-  Writes nothing: `claim` the folder once all else has been checked.
+  Writes nothing where there is nothing: `claim` the folder once all else has
+  been checked.
 
   Raises:
-    SystemExit: the folder belongs to a run with other flags.
+    SystemExit: the folder belongs to a run with other flags, or another process
+      works there.
+    engine.Damaged: flags.txt or results.json cannot be read.
   """
-  if (workdir / "flags.txt").exists():
-    claim(workdir)
-  found = (workdir / "results.json").exists()
-  if found:
-    print(f"already finished: {workdir / 'results.json'}")
-  return found
+  begun = (workdir / "flags.txt").exists()
+  if begun:
+    _compare_flags(workdir)
+  path = workdir / "results.json"
+  if path.exists():
+    read_json(path)
+    print(f"already finished: {path}")
+    return True
+  if begun:
+    manners.alone(workdir)
+  return False
 
 
 def claim(workdir: pathlib.Path) -> None:
   """Writes the script's own flags to flags.txt, or compares them with it.
 
+  From then on the folder is this process's alone.
+
   Raises:
-    SystemExit: the folder belongs to a run with other flags, or cannot be
-      written.
+    SystemExit: the folder belongs to a run with other flags, another process
+      works there, or it cannot be written.
+    engine.Damaged: flags.txt cannot be read.
+  """
+  manners.alone(workdir)
+  if (workdir / "flags.txt").exists():
+    _compare_flags(workdir)
+    return
+  try:
+    write_text(workdir / "flags.txt", "\n".join(_own_flags()) + "\n")
+  except OSError as error:
+    raise SystemExit(
+      f"--workdir={workdir} cannot be written ({error}): choose another"
+    ) from error
+
+
+def begun_with(workdir: pathlib.Path) -> list[str]:
+  """The lines of flags.txt; none where there is no such file.
+
+  Raises:
+    engine.Damaged: there is one that holds no flags.
   """
   path = workdir / "flags.txt"
-  mine = _own_flags()
   if not path.exists():
-    try:
-      write_text(path, "\n".join(mine) + "\n")
-    except OSError as error:
-      raise SystemExit(
-        f"--workdir={workdir} cannot be written ({error}): choose another"
-      ) from error
-    return
-  theirs = path.read_text().splitlines()
+    return []
+  advice = f"choose another --workdir, or delete {workdir} to start afresh"
+  with manners.undamaged(path, advice):
+    lines = path.read_text().splitlines()
+    if not lines or not lines[0].startswith("--"):
+      raise ValueError("it holds no flags")
+  return lines
+
+
+def _compare_flags(workdir: pathlib.Path) -> None:
+  path = workdir / "flags.txt"
+  mine, theirs = _own_flags(), begun_with(workdir)
   if strange := [line for line in theirs if _name(line) not in flags.FLAGS]:
     raise SystemExit(
       f"--workdir={workdir} holds a run of another script, with {strange[0]}: "
@@ -257,6 +212,19 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
   write_text(pathlib.Path(path), json.dumps(content, indent=2) + "\n")
 
 
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+  """What `write_json` wrote, an object.
+
+  Raises:
+    engine.Damaged: the file holds something else.
+  """
+  with manners.undamaged(path):
+    content = json.loads(pathlib.Path(path).read_text())
+    if not isinstance(content, dict):
+      raise TypeError(f"it holds no object but {type(content).__name__}")
+  return content
+
+
 def append_metrics(
   workdir: pathlib.Path, step: int, metrics: Mapping[str, float]
 ) -> None:
@@ -266,15 +234,36 @@ def append_metrics(
 
 
 def truncate_metrics(workdir: pathlib.Path, step: int) -> None:
-  """Drops the lines after `step`, and one that a kill cut short."""
+  """Drops the lines after `step`, and one that a kill cut short.
+
+  Raises:
+    engine.Damaged: another line cannot be read.
+  """
+  kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+  lines = (json.dumps(row) + "\n" for row in kept)
+  write_text(workdir / "metrics.jsonl", "".join(lines))
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of metrics.jsonl; a last one that a kill cut short is none.
+
+  Raises:
+    engine.Damaged: another line cannot be read.
+  """
   path = workdir / "metrics.jsonl"
-  lines = path.read_text().splitlines() if path.exists() else []
-  kept = []
-  for line in lines:
+  with manners.undamaged(path):
+    lines = path.read_text().splitlines() if path.exists() else []
+  rows = []
+  for number, line in enumerate(lines, 1):
     try:
-      if json.loads(line)["step"] > step:
+      row = json.loads(line)
+      row["step"] + 0
+    except (LookupError, TypeError, ValueError) as error:
+      if number == len(lines):
         break
-    except json.JSONDecodeError:
-      break
-    kept.append(line + "\n")
-  write_text(path, "".join(kept))
+      raise engine.Damaged(
+        f"{path} is damaged at line {number}: delete that line and run the "
+        "same command again"
+      ) from error
+    rows.append(row)
+  return rows

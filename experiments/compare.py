@@ -11,7 +11,6 @@ model. Everything is kept under `--workdir`: `models/` (what was trained),
 Kill it at any moment and run the same command again: it goes on.
 """
 
-import json
 import pathlib
 import shlex
 import sys
@@ -27,6 +26,8 @@ from experiments import (
   common,
   comparison,
   evaluation_report,
+  manners,
+  networks,
   recipes,
   remarks,
   scores,
@@ -34,6 +35,7 @@ from experiments import (
   trainings,
   victims,
 )
+from jaxadv import data
 from jaxadv.report import page, tables
 
 # Whose model helps the defences that need one: trained first, and shown only
@@ -68,7 +70,7 @@ _TRANSFER_FROM = flags.DEFINE_string(
 )
 _DATA_DIR = shared_flags.data_dir()
 _NORM = shared_flags.norm()
-_EPS = shared_flags.eps(0.2)
+_EPS = shared_flags.eps()
 _NUM_STEPS = flags.DEFINE_integer(
   "num_steps", 40, "Of PGD, each of 2.5 eps / their number.", lower_bound=1
 )
@@ -121,14 +123,41 @@ def _name(model_dir: str | pathlib.Path) -> str:
   return pathlib.Path(model_dir).resolve().name
 
 
+def _told(name: str) -> str | None:
+  """What `--train_flags` says of that flag."""
+  words = [word.lstrip("-") for word in shlex.split(_TRAIN_FLAGS.value)]
+  told = None
+  for word, after in zip(words, [*words[1:], ""], strict=False):
+    flag, equals, value = word.partition("=")
+    if flag == name:
+      told = value if equals else after
+  return told
+
+
+def _dataset() -> str:
+  """That of the trainings, or else of the first model."""
+  if _DEFENCES.value:
+    dataset = _told("dataset") or "digits"
+    if dataset not in data.DATASETS:
+      raise SystemExit(
+        f"--train_flags: no data set {dataset}; choose from "
+        f"{', '.join(data.DATASETS)}"
+      )
+    return dataset
+  with common.explained(f"--model_dirs={_MODEL_DIRS.value[0]}"):
+    return networks.described(_MODEL_DIRS.value[0])["dataset"]
+
+
 def _arguments(defence: str, *own: str) -> list[str]:
   """Of the training; what `--train_flags` says comes last and so prevails."""
   arguments = [
     f"--defence={defence}",
     f"--norm={_NORM.value}",
-    f"--eps={_EPS.value}",
     f"--seed={_SEED.value}",
   ]
+  # A training in another norm has the usual radius of that one.
+  if _told("norm") in (None, _NORM.value):
+    arguments.append(f"--eps={_EPS.value}")
   if _DATA_DIR.value is not None:
     arguments.append(f"--data_dir={_DATA_DIR.value}")
   return [*arguments, *own, *shlex.split(_TRAIN_FLAGS.value)]
@@ -220,30 +249,35 @@ def _judge(model_dirs: dict[str, pathlib.Path], stop) -> None:
 
 
 def _show(workdir: pathlib.Path) -> None:
-  found: dict[str, scores.Numbers] = json.loads(
-    (workdir / "results.json").read_text()
-  )
+  path = workdir / "results.json"
+  found: dict[str, scores.Numbers] = common.read_json(path)
+  with manners.undamaged(path):
+    table = comparison.table(found)
+    broken = [name for name in found if remarks.outside(found[name])]
   print()
-  print(tables.to_text(comparison.table(found)))
+  print(tables.to_text(table))
   print(f"\nreport: {workdir / 'report.html'}")
-  if broken := [name for name in found if remarks.outside(found[name])]:
+  if broken:
     sys.exit(f"ERROR: attacks on {', '.join(broken)} left the ball")
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Compares as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
+  shared_flags.settle_eps(workdir, _dataset)
   if not common.finished(workdir):
     stop = common.setup()
     given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
     _check_given()
     if _DEFENCES.value:
       trainings.check(_arguments(_DEFENCES.value[0]))
+    manners.alone(workdir)
     # First, so that a folder whose training was refused can take other flags.
     trained = {name: _train(name, stop) for name in _DEFENCES.value}
     common.claim(workdir)
-    with common.preemptible(), jax.default_matmul_precision("highest"):
+    with manners.preemptible(), jax.default_matmul_precision("highest"):
       _judge(trained | given, stop)
   _show(workdir)
 

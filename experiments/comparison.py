@@ -9,7 +9,6 @@ Reference: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of
 security", 2018.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import assessment, remarks, scores, victims
+from experiments import assessment, common, remarks, scores, victims
 from jaxadv import evaluation
 from jaxadv.report import tables
 
@@ -74,7 +73,7 @@ def training(model_dir: str | os.PathLike) -> dict[str, Any]:
   found: dict[str, Any] = {}
   for name in ("model.json", "results.json"):
     path = pathlib.Path(model_dir) / name
-    found |= json.loads(path.read_text()) if path.exists() else {}
+    found |= common.read_json(path) if path.exists() else {}
   return {
     name: found.get(name) for name in ("defence", "epochs", "seconds_per_epoch")
   }

@@ -18,7 +18,9 @@ from experiments import (
   attack_table,
   common,
   evaluation_report,
+  manners,
   scores,
+  shared_flags,
   trainings,
   victims,
 )
@@ -31,7 +33,7 @@ _NUM_EXAMPLES = flags.DEFINE_integer(
   "num_examples", 0, "Most test images to attack; 0 for all.", lower_bound=0
 )
 
-_EPS = 0.2
+_EPS = shared_flags.RADII["digits"]["linf"]
 # Few slots never shrink, so each attack compiles once: for these networks that
 # takes longer than the attack.
 _SLOTS = 8
@@ -64,6 +66,7 @@ def _plan(victim: victims.Victim) -> assessment.Plan:
   )
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Trains, attacks and compares; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
@@ -78,7 +81,7 @@ def main(argv: list[str]) -> None:
     victim = victims.load(
       workdir / "models" / name, num_examples=_NUM_EXAMPLES.value
     )
-    with common.preemptible(), jax.default_matmul_precision("highest"):
+    with manners.preemptible(), jax.default_matmul_precision("highest"):
       outcomes[name] = assessment.assess(
         victim, _plan(victim), workdir / "attacked" / name, stop=stop
       )

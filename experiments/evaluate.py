@@ -8,7 +8,6 @@ attack), `report.html`, and last `results.json`. Kill it at any moment and run
 the same command again: it goes on and ends with the same results.
 """
 
-import json
 import math
 import pathlib
 import sys
@@ -24,6 +23,8 @@ from experiments import (
   attack_table,
   common,
   evaluation_report,
+  manners,
+  networks,
   remarks,
   scores,
   shared_flags,
@@ -61,7 +62,7 @@ _ATTACKS = flags.DEFINE_list(
   f"Attacks, of {', '.join(attack_table.NAMES)}.",
 )
 _NORM = shared_flags.norm()
-_EPS = shared_flags.eps(0.2)
+_EPS = shared_flags.eps()
 _NUM_STEPS = flags.DEFINE_integer(
   "num_steps",
   None,
@@ -134,6 +135,13 @@ def _plan(num_classes: int) -> assessment.Plan:
   )
 
 
+def _dataset() -> str:
+  if _DATASET.value is not None:
+    return _DATASET.value
+  with common.explained(f"--model_dir={_MODEL_DIR.value}"):
+    return networks.described(_MODEL_DIR.value)["dataset"]
+
+
 def _victim() -> victims.Victim:
   named = f"--model_dir={_MODEL_DIR.value}"
   if _DATASET.value is not None:
@@ -162,23 +170,28 @@ def _finish(outcome: assessment.Outcome, workdir: pathlib.Path) -> None:
 
 
 def _show(workdir: pathlib.Path) -> None:
-  found = json.loads((workdir / "results.json").read_text())
-  rich.print(tables.to_rich(scores.table(found)))
+  path = workdir / "results.json"
+  found = common.read_json(path)
+  with manners.undamaged(path):
+    table, broken = scores.table(found), remarks.outside(found)
+  rich.print(tables.to_rich(table))
   print(f"report: {workdir / 'report.html'}")
-  if broken := remarks.outside(found):
+  if broken:
     sys.exit(f"ERROR: {', '.join(broken)} left the ball or the bounds")
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Attacks as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
+  shared_flags.settle_eps(workdir, _dataset)
   if not common.finished(workdir):
     stop = common.setup()
     victim = _victim()
     common.claim(workdir)
     plan = _plan(len(victim.class_names))
-    with common.preemptible(), jax.default_matmul_precision("highest"):
+    with manners.preemptible(), jax.default_matmul_precision("highest"):
       outcome = assessment.assess(victim, plan, workdir, stop=stop)
       _finish(outcome, workdir)
   _show(workdir)

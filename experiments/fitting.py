@@ -20,7 +20,7 @@ import rich.progress
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import checkpoints, common
-from jaxadv import data, train_state, types
+from jaxadv import data, engine, train_state, types
 from jaxadv.defences import training
 
 StepFn = Callable[
@@ -31,7 +31,7 @@ StepFn = Callable[
 ValidateFn = Callable[[types.PyTree], dict[str, float]]
 
 
-class Preempted(Exception):
+class Preempted(engine.Interrupted):
   """The run was asked to stop and has saved; start it again."""
 
 
@@ -77,7 +77,7 @@ def fit(
   The rows of a batch are shared out over all local devices.
 
   Raises:
-    FloatingPointError: the loss is not finite any more.
+    FloatingPointError: the loss or the weights are not finite any more.
     Preempted: `stop` said so; everything is saved.
     ValueError: a batch cannot be shared out evenly.
   """
@@ -153,8 +153,10 @@ class _Loop:
     means = jax.tree.map(lambda sum_: float(sum_) / num_steps, snapshot.totals)
     if not np.isfinite(means.loss):
       raise FloatingPointError(
-        f"the loss is {means.loss} at step {step}: lower --learning_rate"
+        f"the loss is {means.loss} at step {step}: lower --learning_rate, in "
+        "another --workdir"
       )
+    checkpoints.check_finite(snapshot.state)
     seconds = time.monotonic() - self.epoch_started
     row = {"train_loss": means.loss, "train_accuracy": means.accuracy}
     row |= self.validate(snapshot.state.eval_variables)

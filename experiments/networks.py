@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -61,6 +61,39 @@ def build_model(
   return recipes.RECIPES[defence].module(plain, num_classes)
 
 
+def described(model_dir: str | os.PathLike) -> dict[str, Any]:
+  """What a trained network was made for, as `load_model` returns it.
+
+  Raises:
+    FileNotFoundError: there is no model.
+    ValueError: the folder is damaged.
+  """
+  path = pathlib.Path(model_dir) / "model.json"
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{path} is missing: train a model with `python -m experiments.train "
+      f"--workdir={model_dir}`"
+    )
+  try:
+    info = json.loads(path.read_text())
+    _module(info), tuple(info["image_shape"])
+  except (LookupError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path} is not as experiments.train writes it ({error!r}): train the "
+      "model anew, in another folder"
+    ) from error
+  return info
+
+
+def _module(info: Mapping[str, Any]) -> nn.Module:
+  return build_model(
+    info["model"],
+    info["dataset"],
+    info["num_classes"],
+    info.get("defence", "none"),
+  )
+
+
 def load_model(
   model_dir: str | os.PathLike, which: str = "best"
 ) -> tuple[types.LogitsFn, dict[str, Any]]:
@@ -78,25 +111,8 @@ def load_model(
     FileNotFoundError: there is no model yet.
     ValueError: `which` is neither, or the folder is damaged.
   """
-  path = pathlib.Path(model_dir) / "model.json"
-  if not path.exists():
-    raise FileNotFoundError(
-      f"{path} is missing: train a model with `python -m experiments.train "
-      f"--workdir={model_dir}`"
-    )
-  try:
-    info = json.loads(path.read_text())
-    module = build_model(
-      info["model"],
-      info["dataset"],
-      info["num_classes"],
-      info.get("defence", "none"),
-    )
-  except (KeyError, json.JSONDecodeError) as error:
-    raise ValueError(
-      f"{path} is not as experiments.train writes it ({error!r}): train the "
-      "model anew, in another folder"
-    ) from error
+  info = described(model_dir)
+  module = _module(info)
   variables = checkpoints.restore_variables(
     model_dir, module, info["image_shape"], which
   )

@@ -23,9 +23,10 @@ from jaxadv.defences import (
 
 Parts = dict[str, Any]
 Helpers = tuple[types.LogitsFn, ...]
+Bounds = tuple[float, float] | None
 
 # Of the noise that goes with logit pairing and squeezing: Kannan et al. (2018)
-# for MNIST.
+# for MNIST. That they clip is our choice: their paper does not say.
 SIGMA = 0.5
 # Of TRADES, on CIFAR-10.
 BETA = 6.0
@@ -80,10 +81,10 @@ def standard(**others: Any) -> Parts:
   return {"robust_loss": training.standard} | others
 
 
-def noise(sigma: float) -> training.Augment:
-  """Gaussian noise on the images of a batch."""
+def noise(sigma: float, bounds: Bounds = (0.0, 1.0)) -> training.Augment:
+  """Gaussian noise on the images of a batch, clipped to the bounds, if any."""
   return mixing.on_images(
-    functools.partial(augment.gaussian_noise, sigma=sigma)
+    functools.partial(augment.gaussian_noise, sigma=sigma, bounds=bounds)
   )
 
 

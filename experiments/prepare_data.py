@@ -8,7 +8,7 @@ TensorFlow is not needed. Download the official files of the data set first
 
 from absl import app, flags, logging
 
-from experiments import common
+from experiments import common, manners
 from jaxadv.data import prepare, raw
 
 _DATASET = flags.DEFINE_enum(
@@ -31,6 +31,7 @@ _DATA_DIR = flags.DEFINE_string(
 )
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Prepares the data set that the flags name."""
   common.only_flags(argv)

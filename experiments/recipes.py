@@ -146,8 +146,8 @@ RECIPES: dict[str, Recipe] = {
     0.1,
     "smoothing",
   ),
-  # One of the levels of Cohen et al. (2019) for CIFAR-10.
-  "gaussian": _augmented(lambda s: parts.noise(s.number), 0.25, "sigma"),
+  # One of the levels of Cohen et al. (2019) for CIFAR-10, who do not clip.
+  "gaussian": _augmented(lambda s: parts.noise(s.number, None), 0.25, "sigma"),
   "mixup": _augmented(
     lambda s: mixing.mixup(s.num_classes, alpha=s.number), 1.0, "alpha"
   ),

@@ -12,7 +12,6 @@ same bits. The test set is looked at once, at the end, and chooses nothing.
 """
 
 import pathlib
-import sys
 from collections.abc import Callable
 
 import jax
@@ -23,7 +22,9 @@ from experiments import (
   checkpoints,
   common,
   fitting,
+  manners,
   networks,
+  optimizers,
   parts,
   recipe_steps,
   recipes,
@@ -72,7 +73,7 @@ _ACCUMULATE = flags.DEFINE_integer(
   lower_bound=1,
 )
 _NORM = shared_flags.norm()
-_EPS = shared_flags.eps(0.15)
+_EPS = shared_flags.eps()
 _ATTACK_STEPS = flags.DEFINE_integer(
   "attack_steps", 10, "Steps of multi-step attacks in training.", lower_bound=1
 )
@@ -94,16 +95,16 @@ _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 128, "Examples per step.", lower_bound=1
 )
 _OPTIMIZER = flags.DEFINE_enum(
-  "optimizer", "adam", list(common.OPTIMIZERS), "Optimiser."
+  "optimizer", "adam", list(optimizers.OPTIMIZERS), "Optimiser."
 )
 _LEARNING_RATE = shared_flags.positive("learning_rate", 5e-3, "Highest rate.")
 _SCHEDULE = flags.DEFINE_enum(
-  "schedule", "cosine", list(common.SCHEDULES), "Of the learning rate."
+  "schedule", "cosine", list(optimizers.SCHEDULES), "Of the learning rate."
 )
 _MOMENTUM = flags.DEFINE_float(
   "momentum",
   0.9,
-  "Nesterov momentum of sgd, b1 of adam.",
+  "Momentum of sgd and nesterov, b1 of adam.",
   lower_bound=0.0,
   upper_bound=0.999,
 )
@@ -180,9 +181,9 @@ def _plan(
 
 def _optimizer(plan: recipe_steps.Training) -> optax.GradientTransformation:
   num_updates = max(1, plan.num_updates() // _ACCUMULATE.value)
-  return common.optimizer(
+  return optimizers.optimizer(
     _OPTIMIZER.value,
-    common.SCHEDULES[_SCHEDULE.value](_LEARNING_RATE.value, num_updates),
+    optimizers.SCHEDULES[_SCHEDULE.value](_LEARNING_RATE.value, num_updates),
     momentum=_MOMENTUM.value,
     weight_decay=_WEIGHT_DECAY.value,
     accumulate=_ACCUMULATE.value,
@@ -221,10 +222,12 @@ def _fit(
   )
 
 
+@manners.script
 def main(argv: list[str]) -> None:
   """Trains as the flags say; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
+  shared_flags.settle_eps(workdir, lambda: _DATASET.value)
   if common.finished(workdir):
     return
   stop = common.setup()
@@ -243,11 +246,8 @@ def main(argv: list[str]) -> None:
     _MODEL.value, dataset.name, dataset.num_classes, plan.name
   )
   exam = validation.Exam(plan, module, _EVAL_STEPS.value, _SEED.value)
-  try:
+  with manners.preemptible():
     end = _fit(workdir, dataset, exam, helpers, schedule, stop)
-  except fitting.Preempted as stopped:
-    print(f"{stopped}; run the same command again to go on")
-    sys.exit(common.PREEMPTED)
   results = training_report.results(
     exam, end, dataset.test, _NUM_TEST.value, _EPOCHS.value
   )

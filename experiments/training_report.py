@@ -1,11 +1,10 @@
 """The page about one training: curves, and the best weights beside the last."""
 
-import json
 import pathlib
 import statistics
 from typing import Any
 
-from experiments import checkpoints, validation
+from experiments import checkpoints, common, validation
 from jaxadv import data
 from jaxadv.report import curves, page, tables
 
@@ -39,8 +38,7 @@ def results(
 
 def write(workdir: pathlib.Path, results: dict[str, Any]) -> None:
   """Writes `report.html` from metrics.jsonl and the results."""
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  figure = curves.training_curves([json.loads(line) for line in lines])
+  figure = curves.training_curves(common.read_metrics(workdir))
   names = [
     name.removeprefix("last_test_")
     for name in results

@@ -9,10 +9,10 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from collections.abc import Callable, Sequence
 
-from experiments import common
+from experiments import common, manners
+from jaxadv import engine
 
 # How often a stop is asked for.
 _SECONDS = 0.5
@@ -42,17 +42,21 @@ def train(
     stop: When true, the training saves and this process ends.
 
   Raises:
-    SystemExit: with `common.PREEMPTED` when stopped; with a message where the
-      training failed.
+    SystemExit: with the code of `manners` when stopped; with a message where
+      the training failed.
   """
   command = ["-m", "experiments.train", f"--workdir={model_dir}", *arguments]
   print("\n$ python", *command, flush=True)
-  with (
-    _alone(model_dir, stop) as lock,
-    subprocess.Popen(
-      [sys.executable, *command], pass_fds=[lock.fileno()]
-    ) as process,
-  ):
+  with manners.preemptible():
+    _wait(model_dir, stop)
+    code = _run([sys.executable, *command], stop)
+  if code:
+    sys.exit(f"the training failed; delete {model_dir} to start it afresh")
+
+
+def _run(command: Sequence[str], stop: Callable[[], bool]) -> int:
+  """The exit code; `Interrupted` where it was stopped, and has saved."""
+  with subprocess.Popen(command) as process:
     code = None
     while code is None and not stop():
       with contextlib.suppress(subprocess.TimeoutExpired):
@@ -60,31 +64,24 @@ def train(
     if code is None:
       process.terminate()
       process.wait()
-      code = common.PREEMPTED
-  if code == common.PREEMPTED:
-    print("stopped; run the same command again to go on")
-    sys.exit(code)
-  if code:
-    sys.exit(f"the training failed; delete {model_dir} to start it afresh")
+  if code in (None, manners.PREEMPTED, manners.INTERRUPTED):
+    raise engine.Interrupted
+  return code
 
 
-@contextlib.contextmanager
-def _alone(
-  model_dir: pathlib.Path, stop: Callable[[], bool]
-) -> Iterator[IO[str]]:
+def _wait(model_dir: pathlib.Path, stop: Callable[[], bool]) -> None:
   """Waits for a training that a killed script has left behind.
 
-  The lock is held by the open file, which the training inherits: it outlives
-  this process, and ends with the training.
+  It holds the lock of its folder until it ends.
   """
   with common.explained(f"--workdir={model_dir}"):
     model_dir.mkdir(parents=True, exist_ok=True)
-  with open(model_dir / "lock", "w") as lock:
+  with open(model_dir / "lock", "a") as lock:
     while not stop():
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
         time.sleep(_SECONDS)
       else:
-        break
-    yield lock
+        return
+  raise engine.Interrupted

@@ -1,13 +1,12 @@
 """How a network in training is judged: as it is, and under PGD."""
 
-import json
 import pathlib
 from typing import NamedTuple
 
 import jax
 from flax import linen as nn
 
-from experiments import fitting, recipe_steps, recipes
+from experiments import common, fitting, recipe_steps, recipes
 from jaxadv import attacks, data, engine, evaluation, judge, models, types
 from jaxadv.defences import monitors, null_class
 
@@ -94,7 +93,8 @@ def validate_fn(
     row = marks(exam, variables, examples, num_attacked)
     score = row.get("pgd_accuracy", row["clean_accuracy"])
     row = {f"validation_{name}": value for name, value in row.items()}
-    before = _last(workdir).get("validation_pgd_accuracy")
+    rows = common.read_metrics(workdir)
+    before = rows[-1].get("validation_pgd_accuracy") if rows else None
     if before is not None and monitors.collapsed(before, score):
       print(
         f"catastrophic overfitting: accuracy under PGD fell from {before:.3f} "
@@ -103,9 +103,3 @@ def validate_fn(
     return row | {"score": score}
 
   return validate
-
-
-def _last(workdir: pathlib.Path) -> dict:
-  path = workdir / "metrics.jsonl"
-  lines = path.read_text().splitlines() if path.exists() else []
-  return json.loads(lines[-1]) if lines else {}

@@ -7,12 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import networks
-from jaxadv import data, types
+from experiments import networks, recipes
+from jaxadv import criteria, data, losses, types
 
 
 class Victim(NamedTuple):
-  """A model, and the examples [N] of a split on which it is attacked."""
+  """A model, and the examples [N] of a split on which it is attacked.
+
+  `criterion` says what counts as fooled and `loss_fn` what attacks maximise for
+  that, as the recipe of the model's training has it: a rejection by a null
+  class, for one, is no success of the attacker.
+  """
 
   name: str
   dataset: str
@@ -21,6 +26,8 @@ class Victim(NamedTuple):
   images: np.ndarray
   labels: np.ndarray
   class_names: tuple[str, ...]
+  criterion: types.Criterion = criteria.misclassified
+  loss_fn: types.LossFn = losses.cross_entropy
 
 
 @functools.lru_cache(maxsize=1)
@@ -65,6 +72,7 @@ def load(
       f"dataset={loaded.name!r} has images and classes {has}, but the model "
       f"in {str(model_dir)!r} is for {fits}: choose another data set"
     )
+  recipe = recipes.RECIPES[info.get("defence", "none")]
   name = pathlib.Path(model_dir).resolve().name
   return Victim(
     name=name,
@@ -74,4 +82,6 @@ def load(
     images=images,
     labels=labels,
     class_names=loaded.class_names,
+    criterion=recipe.criterion,
+    loss_fn=recipe.loss_fn,
   )

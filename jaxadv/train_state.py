@@ -62,16 +62,29 @@ class TrainState(train_state.TrainState):
 
     The average moves by `min(ema_decay, (1 + step) / (10 + step))`, so that it
     forgets the initial weights early on, as in TensorFlow's
-    `ExponentialMovingAverage`. Batch statistics are averaged alike.
+    `ExponentialMovingAverage`. Batch statistics are averaged alike. Where
+    `optax.MultiSteps` gathers gradients, it waits for the step that moves the
+    weights, and counts these alone.
     """
     state = self.apply_gradients(grads=grads, batch_stats=batch_stats)
     if self.averaged is None:
       return state
-    decay = jnp.minimum(self.ema_decay, (1 + state.step) / (10 + state.step))
+    moved, step = _moves(state)
+    decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
     averaged = optax.incremental_update(
-      state.variables, self.averaged, 1.0 - decay
+      state.variables, self.averaged, jnp.where(moved, 1.0 - decay, 0.0)
     )
     return state.replace(averaged=averaged)
+
+
+def _moves(state: TrainState) -> tuple[Array | bool, Array]:
+  """Whether the last step moved the weights, and how many have."""
+  gathers = lambda node: isinstance(node, optax.MultiStepsState)
+  nodes = jax.tree.leaves(state.opt_state, is_leaf=gathers)
+  found = [node for node in nodes if gathers(node)]
+  if not found:
+    return True, state.step
+  return found[0].mini_step == 0, found[0].gradient_step
 
 
 def create(

@@ -36,6 +36,30 @@ def test_variables_are_what_the_network_takes():
     np.testing.assert_array_equal(logits, state.apply_fn(state.variables, x))
 
 
+def test_the_average_waits_for_the_step_that_moves_the_weights():
+  module = models.MLP(features=(), num_classes=3)
+  create = lambda optimizer: train_state.create(
+    module, optimizer, jax.random.key(0), jnp.ones((1, 2, 2, 1)), ema_decay=0.9
+  )
+  gathered = optax.MultiSteps(optax.sgd(0.1), 3).gradient_transformation()
+  once, parts = create(optax.sgd(0.1)), create(gathered)
+  ones = jax.tree.map(jnp.ones_like, once.params)
+  for _ in range(2):
+    once = once.update(ones, {})
+    for part in range(3):
+      before = parts.averaged
+      parts = parts.update(
+        jax.tree.map(lambda g, part=part: g * part, ones), {}
+      )
+      if part < 2:
+        jax.tree.map(np.testing.assert_array_equal, parts.averaged, before)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+      parts.averaged,
+      once.averaged,
+    )
+
+
 def test_average_moves_by_the_warmed_up_decay():
   state = _create(models.MLP(features=(), num_classes=3), ema_decay=0.9)
   grads = jax.tree.map(jnp.ones_like, state.params)

@@ -5,7 +5,6 @@ Each is an attack of `jaxadv.attacks` with the parts of its paper and
 misclassified already is where training learns most.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -128,7 +127,7 @@ def n_fgsm(
   with. Noise of 2 eps and a step of eps are the paper's.
 
   Args:
-    ball: An `Linf` (the paper's), `L2` or `L1` ball.
+    ball: An `Linf` (the paper's), `L2` or `L1` ball, or one of them masked.
     noise: Radius of the start, in units of eps.
     step_size: Length of the step, in the units of eps.
     bounds: The range of inputs.
@@ -138,12 +137,11 @@ def n_fgsm(
   """
   checks.non_negative("noise", noise)
   step_size = ball.eps if step_size is None else step_size
-  reach: Any = ball
   attack = attacks.pgd(
-    dataclasses.replace(reach, eps=noise * ball.eps + step_size),
+    ball.resized(noise * ball.eps + step_size),
     num_steps=1,
     step_size=step_size,
-    start=Partial(_uniform, dataclasses.replace(reach, eps=noise * ball.eps)),
+    start=Partial(_uniform, ball.resized(noise * ball.eps)),
     criterion=criteria.never,
     bounds=bounds,
   )

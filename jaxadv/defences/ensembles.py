@@ -20,6 +20,8 @@ Array = jax.Array
 Partial = jax.tree_util.Partial
 # ONE example: from the members' logits [K, C] to those of the ensemble [C].
 Aggregate = Callable[[Array], Array]
+# How flax names all that an `Ensemble` holds, after its attribute.
+_SCOPE = "member"
 
 
 def mean_probability(logits: Array) -> Array:
@@ -83,6 +85,15 @@ def _stacked(model, aggregate, keys, x) -> Array:
 def _one_by_one(models, aggregate, keys, x) -> Array:
   logits = jnp.stack([model(keys, x) for model in models], axis=1)
   return jax.vmap(aggregate)(logits)
+
+
+def each_member(fn: Callable[..., types.PyTree], *trees: types.PyTree):
+  """`fn(*trees)`, of the weights of an `Ensemble` for each member on its own.
+
+  `fn` then sees arrays without the members' axis, and its results get it back.
+  """
+  alone = not all(set(tree) == {_SCOPE} for tree in trees)
+  return fn(*trees) if alone else jax.vmap(fn)(*trees)
 
 
 class Ensemble(nn.Module):

@@ -34,7 +34,9 @@ def adversarial_accuracy(
 def collapsed(before: float, now: float, *, drop: float = 0.2) -> bool:
   """Whether the accuracy under attack has fallen by more than `drop`.
 
+  One that is not a number has.
+
   Then Wong et al. (2020) stop, and keep the weights of `before`; 0.2 from one
   epoch to the next is their code's.
   """
-  return now - before < -drop
+  return not now - before >= -drop

@@ -41,7 +41,7 @@ class Outcomes(NamedTuple):
 
 
 def outcomes(logits: Any, labels: Any) -> Outcomes:
-  """Counts right, rejected and wrong answers.
+  """Counts right, rejected and wrong answers; what is not finite is wrong.
 
   Args:
     logits: `[N, C + 1]`, the null class last.
@@ -49,9 +49,10 @@ def outcomes(logits: Any, labels: Any) -> Outcomes:
       rejected.
   """
   logits, labels = np.asarray(logits), np.asarray(labels)
+  finite = np.isfinite(logits).all(axis=-1)
   answer = logits.argmax(axis=-1)
-  correct = answer == labels
-  null = (answer == logits.shape[-1] - 1) & ~correct
+  correct = finite & (answer == labels)
+  null = finite & (answer == logits.shape[-1] - 1) & ~correct
   return Outcomes(
     float(correct.mean()), float(null.mean()), float((~correct & ~null).mean())
   )
@@ -120,6 +121,7 @@ def outliers(num_classes: int, share: float = 0.1) -> training.Augment:
 
 def _outliers(num_classes, share, key, batch) -> training.Batch:
   x, label = batch["image"], batch["label"]
+  training.integer_label(label[0], "null_class")
   rows = jnp.arange(round(share * len(x)))
 
   def shuffle(key, image):
@@ -140,6 +142,7 @@ def _target(ball, null_mass, x, x_adv, label) -> tuple[Array, Array]:
 
 def _loss(clean, adv, y) -> Array:
   label, q = y
+  training.integer_label(label, "null_class")
   null = adv.shape[-1] - 1
   moved = (1 - q) * losses.cross_entropy(adv, label)
   moved = moved + q * losses.cross_entropy(adv, jnp.full_like(label, null))

@@ -125,15 +125,6 @@ def _wide(logits: Array) -> Array:
   return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def _int_label(y: Array, name: str) -> Array:
-  if jnp.ndim(y) or not jnp.issubdtype(jnp.result_type(y), jnp.integer):
-    raise ValueError(
-      f"{name} needs integer labels, got labels of shape {jnp.shape(y)} and "
-      f"dtype {jnp.result_type(y)}: leave out mixup, CutMix and label smoothing"
-    )
-  return y
-
-
 def _mixture(alpha, clean, adv, y) -> Array:
   clean_loss = losses.cross_entropy(clean, y)
   return alpha * clean_loss + (1 - alpha) * losses.cross_entropy(adv, y)
@@ -150,7 +141,7 @@ def _trades(beta, clean, adv, y) -> Array:
 
 
 def _mart(beta, clean, adv, y) -> Array:
-  label = _int_label(y, "mart")
+  label = training.integer_label(y, "mart")
   clean, adv = _wide(clean), _wide(adv)
   p, p_adv = jax.nn.softmax(clean), jax.nn.softmax(adv)
   is_label = jnp.arange(adv.shape[-1]) == label
@@ -180,7 +171,7 @@ def _logit_squeezing(weight, clean, adv, y) -> Array:
 
 def _adp(alpha, beta, members, adv, y) -> Array:
   del adv
-  label = _int_label(y, "adp")
+  label = training.integer_label(y, "adp")
   members = _wide(members)
   fit = jnp.sum(jax.vmap(losses.cross_entropy, (0, None))(members, label))
   p = jax.nn.softmax(members)

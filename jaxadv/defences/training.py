@@ -21,7 +21,8 @@ with `criterion=criteria.never`, as `defences.adversaries` does, so that every
 row spends the whole budget.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -91,6 +92,15 @@ def labels(logits_fn: types.LogitsFn, key: Array, batch: Batch) -> Array:
   return batch["label"]
 
 
+def hard_labels(logits_fn: types.LogitsFn, key: Array, batch: Batch) -> Array:
+  """The attack drives away from the label, of mixed ones from the largest.
+
+  For attacks whose loss or criterion wants an integer, with mixup and CutMix.
+  """
+  label = labels(logits_fn, key, batch)
+  return jnp.argmax(label, axis=-1) if label.ndim > 1 else label
+
+
 def predictions(logits_fn: types.LogitsFn, key: Array, batch: Batch) -> Array:
   """The attack drives away from the model's own probabilities [B, C].
 
@@ -145,7 +155,8 @@ def train_step(
     The next state and the metrics of this batch.
 
   Raises:
-    ValueError: the loss has an adversarial branch and there is no attack.
+    ValueError: the loss has an adversarial branch and there is no attack, or
+      one that cannot be told the mixed labels of the batch.
   """
   keys = jax.random.split(jax.random.fold_in(state.key, state.step), 6)
   key_augment, key_target, key_attack, key_model, key_term, key_weights = keys
@@ -156,7 +167,8 @@ def train_step(
   if robust_loss.adversarial:
     logits_fn = state.logits_fn()
     target = adversary_target(logits_fn, key_target, batch)
-    x_adv = engine.run(_required(attack), logits_fn, key_attack, x, target)
+    with _explained(batch["label"]):
+      x_adv = engine.run(_required(attack), logits_fn, key_attack, x, target)
     if robust_loss.target_fn is not None:
       y = jax.vmap(robust_loss.target_fn)(x, x_adv, y)
   branches = (x if robust_loss.clean else None, x_adv)
@@ -195,8 +207,37 @@ def _required(attack: types.Attack | None) -> types.Attack:
   return attack
 
 
+@contextlib.contextmanager
+def _explained(label: Array) -> Iterator[None]:
+  """Names mixed labels where an attack fails to be traced with them."""
+  try:
+    yield
+  except (IndexError, TypeError, ValueError) as error:
+    if label.ndim == 1:
+      raise
+    raise ValueError(
+      f"the attack cannot be told mixed labels of shape {label.shape}, as its "
+      "loss or its criterion wants integers: give "
+      "adversary_target=training.hard_labels, or leave out mixup and CutMix"
+    ) from error
+
+
+def integer_label(y: Array, name: str) -> Array:
+  """The label of ONE example, for a part that is called so.
+
+  Raises:
+    ValueError: it is no integer but a mixture.
+  """
+  if jnp.ndim(y) or not jnp.issubdtype(jnp.result_type(y), jnp.integer):
+    raise ValueError(
+      f"{name} needs integer labels, got labels of shape {jnp.shape(y)} and "
+      f"dtype {jnp.result_type(y)}: leave out mixup, CutMix and label smoothing"
+    )
+  return y
+
+
 def accuracy(logits: Array, label: Array) -> Array:
-  """The share of right answers [].
+  """The share of right answers []; logits that are not finite are none.
 
   Args:
     logits: `[B, C]`, or `[B, K, C]` of K members, whose mean accuracy it is.
@@ -204,8 +245,8 @@ def accuracy(logits: Array, label: Array) -> Array:
   """
   if label.ndim > 1:
     label = jnp.argmax(label, axis=-1)
-  right = jax.vmap(lambda z, y: jnp.argmax(z, axis=-1) == y)(logits, label)
-  return jnp.mean(right)
+  answer = jax.vmap(lambda z, y: jnp.argmax(z, axis=-1) == y)(logits, label)
+  return jnp.mean(answer & jnp.all(jnp.isfinite(logits), axis=-1))
 
 
 def _forward(train_apply, state, params, key, branches):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxadv import checks, numerics, types
-from jaxadv.defences import training
+from jaxadv.defences import ensembles, training
 
 Array = jax.Array
 
@@ -23,7 +23,8 @@ def awp(gamma: types.Scalar = 5e-3) -> training.PerturbWeights:
   """Adversarial weight perturbation: one step up the loss, layer by layer.
 
   `w + gamma ||w|| g / ||g||` with g the gradient of the loss, for every array
-  of at least two axes; biases and the scales of normalisation stay. It costs
+  of at least two axes; biases and the scales of normalisation stay. Members of
+  an `ensembles.Ensemble` are networks of their own. It costs
   one gradient more per step. The reference code takes gamma 5e-3 with TRADES
   after 10 epochs without, and 1e-2 with PGD from the start. Its step is that of
   SGD on a copy of the network, whose rate cancels.
@@ -53,13 +54,15 @@ def _awp(gamma, objective, key, params):
   del key
   grads = jax.grad(objective)(params)
 
-  def climb(w: Array, g: Array) -> Array:
-    if w.ndim < 2:
-      return w
-    length = jnp.linalg.norm(jnp.ravel(g)) + numerics.guard(_TINY, g.dtype)
-    return w + gamma * (jnp.linalg.norm(jnp.ravel(w)) / length) * g
+  climb = functools.partial(jax.tree.map, functools.partial(_climb, gamma))
+  return ensembles.each_member(climb, params, grads)
 
-  return jax.tree.map(climb, params, grads)
+
+def _climb(gamma, w: Array, g: Array) -> Array:
+  if w.ndim < 2:
+    return w
+  length = jnp.linalg.norm(jnp.ravel(g)) + numerics.guard(_TINY, g.dtype)
+  return w + gamma * (jnp.linalg.norm(jnp.ravel(w)) / length) * g
 
 
 def _when(active, perturb_weights, objective, key, params):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxadv import programs, types
 from jaxadv.engine import slots as slots_lib
-from jaxadv.engine.record import save_npz
+from jaxadv.engine.record import Damaged, load_npz, save_npz
 
 # Slots shrink as the last examples finish, but not below this share of their
 # number, nor below this number: each size compiles once more.
@@ -181,8 +181,9 @@ class Job:
     self.saved_at = time.monotonic()
 
   def _load(self, checkpoint: pathlib.Path) -> None:
-    with np.load(checkpoint) as file:
-      saved = {name: file[name] for name in file.files}
+    saved = load_npz(checkpoint)
+    if "fingerprint" not in saved:
+      raise Damaged(f"{checkpoint} is no checkpoint: delete it")
     if str(saved["fingerprint"]) != self.fingerprint:
       raise ValueError(
         f"checkpoint={str(checkpoint)!r} belongs to another attack, "

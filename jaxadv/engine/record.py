@@ -3,12 +3,19 @@
 import dataclasses
 import os
 import pathlib
+import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
 # Coordinates that moved by less do not count as changed (L0).
 _CHANGED = 1e-6
+
+
+class Damaged(ValueError):
+  """A file does not hold what was written to it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +57,25 @@ class Record:
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Record":
-    """Reads what `save` wrote."""
-    with np.load(path) as file:
-      columns = {name: file[name] for name in file.files}
+    """Reads what `save` wrote.
+
+    Raises:
+      Damaged: The file holds something else.
+    """
+    columns = load_npz(path)
     distance = {
       name.removeprefix("distance_"): columns.pop(name)
       for name in list(columns)
       if name.startswith("distance_")
     }
+    names = {field.name for field in dataclasses.fields(cls)} - {"distance"}
+    if set(columns) != names or not distance:
+      raise _damaged(path, f"it holds {', '.join(columns) or 'nothing'}")
+    lengths = {
+      np.shape(rows)[:1] for rows in (*columns.values(), *distance.values())
+    }
+    if len(lengths) != 1:
+      raise _damaged(path, "its columns differ in length")
     return cls(distance=distance, **columns)
 
 
@@ -71,6 +89,31 @@ def distances(x: np.ndarray, x_adv: np.ndarray) -> dict[str, np.ndarray]:
     "l1": magnitude.sum(axis=1).astype(np.float32),
     "l0": (magnitude > _CHANGED).sum(axis=1).astype(np.int32),
   }
+
+
+def load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads what `save_npz` wrote.
+
+  Raises:
+    Damaged: The file holds something else.
+  """
+  try:
+    with np.load(path) as file:
+      return {name: file[name] for name in file.files}
+  except (FileNotFoundError, PermissionError):
+    raise
+  except (
+    *(AttributeError, EOFError, LookupError, NotImplementedError, OSError),
+    *(TypeError, ValueError, pickle.UnpicklingError),
+    *(zipfile.BadZipFile, zlib.error),
+  ) as error:
+    raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: str | os.PathLike, reason: str) -> Damaged:
+  return Damaged(
+    f"{path} is damaged ({reason}): delete it, and what it held is made anew"
+  )
 
 
 def save_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:

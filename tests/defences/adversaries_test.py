@@ -78,6 +78,13 @@ def test_n_fgsm_in_l2():
   )
 
 
+def test_n_fgsm_of_a_masked_ball_moves_what_is_allowed():
+  allowed = jnp.array([True, False, True])
+  delta = _delta(adversaries.n_fgsm(balls.Masked(_BALL, allowed)))
+  assert np.all(delta[:, 1] == 0)
+  assert (delta[:, 0] * _SIGN[0]).max() > 2.7 * _EPS
+
+
 def test_trades_starts_beside_the_input_and_maximises_the_divergence():
   nearby = adversaries.trades(_BALL, num_steps=1, step_size=0.0)
   p = jax.nn.softmax(jnp.asarray(victims.logits(_VICTIM, _X)))

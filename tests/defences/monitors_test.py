@@ -24,3 +24,4 @@ def test_collapsed():
   assert not monitors.collapsed(0.4, 0.25)
   assert not monitors.collapsed(0.1, 0.4)
   assert monitors.collapsed(0.4, 0.3, drop=0.05)
+  assert monitors.collapsed(0.4, np.nan)

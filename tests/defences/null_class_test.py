@@ -23,6 +23,12 @@ def test_outcomes():
   np.testing.assert_allclose(found, [3 / 6, 2 / 6, 1 / 6])
 
 
+def test_what_is_no_number_is_neither_right_nor_a_rejection():
+  logits = np.array([[np.nan, 0, 0], [0, 1, np.nan], [0, 0, np.inf]])
+  found = null_class.outcomes(logits, np.array([0, 0, 0]))
+  np.testing.assert_allclose(found, [0.0, 0.0, 1.0])
+
+
 @pytest.mark.parametrize(
   ("logits", "fooled", "margin"),
   [
@@ -73,6 +79,17 @@ def test_any_size_keeps_a_uniform_share_of_the_perturbation():
   assert share.min() >= 0 and share.max() <= 1 + 1e-5
   assert share.mean() == pytest.approx(0.5, abs=0.08)
   assert share.std() == pytest.approx(1 / np.sqrt(12), abs=0.05)
+
+
+def test_mixed_labels_are_refused():
+  batch = {"image": jnp.ones((10, 2, 2, 1)), "label": jnp.ones((10, 3)) / 3}
+  augment = null_class.outliers(3)
+  with pytest.raises(ValueError, match="null_class needs integer labels"):
+    augment(jax.random.key(0), batch)
+  loss_fn = null_class.robust_loss(balls.Linf(0.1)).loss_fn
+  logits = jnp.zeros(4)
+  with pytest.raises(ValueError, match="null_class needs integer labels"):
+    loss_fn(logits, logits, (jnp.ones(4) / 4, 0.5))
 
 
 def test_outliers_are_shuffled_and_null():

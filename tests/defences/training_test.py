@@ -8,8 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from jaxadv import engine, losses, models, train_state
-from jaxadv.defences import training
+from jaxadv import (
+  attacks,
+  balls,
+  criteria,
+  engine,
+  losses,
+  models,
+  train_state,
+)
+from jaxadv.defences import adversaries, training
 from tests.defences import training_cases as cases
 
 
@@ -118,6 +126,44 @@ def test_an_adversary_of_soft_targets_fits():
   assert all(jax.tree.leaves(changed))
 
 
+@pytest.mark.parametrize(
+  "options",
+  [{"loss_fn": losses.margin}, {"criterion": criteria.misclassified}],
+)
+def test_mixed_labels_and_an_attack_that_wants_integers(options):
+  batch = cases.batch()
+  batch["label"] = 0.7 * jax.nn.one_hot(batch["label"], 3) + 0.1
+  pgd = attacks.pgd(balls.Linf(0.1), num_steps=2, step_size=0.05, **options)
+  with pytest.raises(
+    ValueError, match=r"mixed labels of shape \(12, 3\).*hard_"
+  ):
+    cases.step(cases.state(), batch, robust_loss=training.madry, attack=pgd)
+  _, metrics = cases.step(
+    cases.state(),
+    batch,
+    robust_loss=training.madry,
+    attack=pgd,
+    adversary_target=training.hard_labels,
+  )
+  assert np.isfinite(metrics.loss)
+
+
+def test_hard_labels_are_the_largest():
+  for label in ([0, 2], [[0.5, 0.2, 0.3], [0.3, 0.3, 0.4]]):
+    found = training.hard_labels(None, None, {"label": jnp.array(label)})
+    np.testing.assert_array_equal(found, [0, 2])
+
+
+def test_mixed_labels_and_a_friendly_adversary():
+  batch = cases.batch()
+  batch["label"] = jax.nn.one_hot(batch["label"], 3)
+  friendly = adversaries.friendly(cases.attack(2))
+  with pytest.raises(ValueError, match="mixed labels"):
+    cases.step(
+      cases.state(), batch, robust_loss=training.madry, attack=friendly
+    )
+
+
 def test_the_target_is_what_the_loss_reads_and_the_label_what_is_attacked():
   state, batch, attack = cases.state(), cases.batch(), cases.attack(2)
   target = jax.nn.one_hot((batch["label"] + 1) % 3, 3)
@@ -172,6 +218,15 @@ def test_accuracy():
   assert float(training.accuracy(logits, soft)) == pytest.approx(2 / 3)
   members = jnp.stack([logits, -logits], axis=1)
   assert float(training.accuracy(members, jnp.array([0, 0, 0]))) == 0.5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_no_right_answers(bad):
+  logits = jnp.array([[bad, 0.0], [0.0, bad], [1.0, 0.0], [bad, bad]])
+  label = jnp.array([0, 0, 0, 0])
+  assert float(training.accuracy(logits, label)) == 0.25
+  members = jnp.stack([logits, jnp.zeros_like(logits)], axis=1)
+  assert float(training.accuracy(members, label)) == (1 + 4) / 8
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxadv import train_state
-from jaxadv.defences import training, weights
+from jaxadv import losses, models, train_state
+from jaxadv.defences import ensembles, training, weights
 
 _KEY = jax.random.key(0)
 _PARAMS = {
@@ -31,6 +31,38 @@ def test_awp_moves_each_layer_by_its_own_length():
   np.testing.assert_allclose(
     found["kernel"] - _PARAMS["kernel"], [[0.3, 0.0], [0.4, 0.0]], atol=1e-6
   )
+
+
+def test_awp_of_an_ensemble_is_that_of_each_member():
+  member = models.MLP(features=(4,), num_classes=3)
+  module = ensembles.Ensemble(member=member, num_members=2)
+  x, y = jnp.linspace(0, 1, 12).reshape(3, 2, 2, 1), jnp.array([0, 1, 2])
+  params = module.init(_KEY, x)["params"]
+  # Members of very different lengths, and biases that are not zero.
+  params = jax.tree.map(
+    lambda w: (
+      (w + 0.1) * jnp.reshape(jnp.array([1.0, 30.0]), (2, *(1,) * (w.ndim - 1)))
+    ),
+    params,
+  )
+
+  def of_member(params):
+    logits = member.apply({"params": params}, x)
+    return jnp.sum(jax.vmap(losses.cross_entropy)(logits, y))
+
+  part = lambda tree, k: jax.tree.map(lambda w: w[k], tree["member"])
+
+  def objective(params):
+    return sum(of_member(part(params, k)) for k in (0, 1))
+
+  found = weights.awp(0.1)(objective, _KEY, params)
+  for k in (0, 1):
+    expected = weights.awp(0.1)(of_member, _KEY, part(params, k))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+      part(found, k),
+      expected,
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])

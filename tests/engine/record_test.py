@@ -1,5 +1,7 @@
 """Records and their files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,39 @@ def test_save_and_load(tmp_path):
   for norm, values in record.distance.items():
     np.testing.assert_array_equal(loaded.distance[norm], values)
   assert [file.name for file in path.parent.iterdir()] == ["record.npz"]
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"x", b"\xff\x00", b"PK\x03\x04", b"\x93NUMPY\x01\x00"]
+)
+def test_a_file_that_is_no_record_is_named(content, tmp_path):
+  path = tmp_path / "pgd.npz"
+  path.write_bytes(content)
+  with pytest.raises(engine.Damaged, match=r"pgd\.npz is damaged .*delete it"):
+    engine.Record.load(path)
+
+
+def test_a_record_that_was_cut_or_changed_is_named(tmp_path):
+  path = tmp_path / "pgd.npz"
+  _record().save(path)
+  whole = path.read_bytes()
+  for content in (whole[: len(whole) // 2], whole[:-1], whole[100:]):
+    path.write_bytes(content)
+    with pytest.raises(engine.Damaged, match=r"pgd\.npz is damaged"):
+      engine.Record.load(path)
+  path.write_bytes(whole.replace(b"\0\0\0\0\0\0\0\0\0", b"\0" * 8 + b"\1"))
+  with pytest.raises(engine.Damaged, match=r"pgd\.npz is damaged"):
+    engine.Record.load(path)
+
+
+def test_columns_that_do_not_fit_are_no_record(tmp_path):
+  path, record = tmp_path / "pgd.npz", _record()
+  dataclasses.replace(record, steps=record.steps[:2]).save(path)
+  with pytest.raises(engine.Damaged, match="columns differ in length"):
+    engine.Record.load(path)
+  np.savez(path, x_adv=record.x_adv)
+  with pytest.raises(engine.Damaged, match="it holds x_adv"):
+    engine.Record.load(path)
 
 
 def test_a_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):

@@ -89,3 +89,11 @@ def test_refuses_the_checkpoint_of_another_job(tmp_path, other):
 def test_stops_without_a_checkpoint_too():
   with pytest.raises(engine.Interrupted):
     _craft(stop=lambda: True)
+
+
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_a_checkpoint_that_is_none_is_named(content, tmp_path):
+  path = tmp_path / "pgd.partial.npz"
+  path.write_bytes(content)
+  with pytest.raises(engine.Damaged, match=r"pgd\.partial\.npz is damaged"):
+    _craft(checkpoint=path)

@@ -5,11 +5,10 @@ import signal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from absl import flags
 
-from experiments import common, networks
+from experiments import common, manners, networks
 from jaxadv import engine
 
 
@@ -25,47 +24,6 @@ def test_builds_every_network(name, dataset):
     lambda key, x: module.init_with_output(key, x), jax.random.key(0), x
   )
   assert logits.shape == (2, num_classes)
-
-
-def test_schedules():
-  values = {
-    name: [float(build(0.4, 100)(step)) for step in (0, 40, 60, 99)]
-    for name, build in common.SCHEDULES.items()
-  }
-  np.testing.assert_allclose(values["constant"], [0.4] * 4, rtol=1e-6)
-  np.testing.assert_allclose(
-    values["piecewise"], [0.4, 0.4, 0.04, 0.004], rtol=1e-5
-  )
-  cyclic = [0.0, 0.4, 0.4 * 40 / 60, 0.4 / 60]
-  np.testing.assert_allclose(values["cyclic"], cyclic, rtol=1e-5)
-  cosine = 0.2 * (1 + np.cos(np.pi * np.array([0, 0.4, 0.6, 0.99])))
-  np.testing.assert_allclose(values["cosine"], cosine, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", list(common.OPTIMIZERS))
-def test_optimisers_descend_and_decay(name):
-  build = common.OPTIMIZERS[name]
-  params = jnp.ones(3)
-  optimizer = build(common.SCHEDULES["constant"](0.1, 10), 0.9, 0.0)
-  updates, _ = optimizer.update(params, optimizer.init(params), params)
-  assert np.all(np.asarray(updates) < 0)
-  decaying = build(common.SCHEDULES["constant"](0.1, 10), 0.9, 0.5)
-  updates, _ = decaying.update(0 * params, decaying.init(params), params)
-  assert np.all(np.asarray(updates) < 0)
-
-
-def test_sgd_is_that_of_pytorch():
-  """One step of torch.optim.SGD(nesterov=True), and a second, by hand."""
-  optimizer = common.OPTIMIZERS["sgd"](lambda step: 0.1, 0.9, 0.01)
-  params, trace = jnp.asarray(2.0), 0.0
-  state, expected = optimizer.init(params), 2.0
-  for grad in (1.0, -3.0):
-    updates, state = optimizer.update(jnp.asarray(grad), state, params)
-    params = params + updates
-    decayed = grad + 0.01 * expected
-    trace = 0.9 * trace + decayed
-    expected -= 0.1 * (decayed + 0.9 * trace)
-  np.testing.assert_allclose(params, expected, rtol=1e-5)
 
 
 def _script(monkeypatch, *arguments):
@@ -129,9 +87,9 @@ def test_a_finished_run_says_so_and_another_is_refused(
 
 
 def test_what_is_interrupted_can_be_run_again(capsys):
-  with pytest.raises(SystemExit) as caught, common.preemptible():
+  with pytest.raises(SystemExit) as caught, manners.preemptible():
     raise engine.Interrupted
-  assert caught.value.code == common.PREEMPTED
+  assert caught.value.code == manners.PREEMPTED
   assert "run the same command again" in capsys.readouterr().out
 
 
@@ -169,7 +127,7 @@ def test_json_is_written_whole(tmp_path):
 def test_sigterm_is_noticed():
   before = signal.getsignal(signal.SIGTERM)
   try:
-    stop = common.on_sigterm()
+    stop = manners.on_sigterm()
     assert not stop()
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments import common, recipes
+from experiments import manners, recipes
 from tests.experiments import scripts
 
 # FGSM instead of AutoAttack.
@@ -74,7 +74,7 @@ def test_models_of_two_data_sets_are_refused(tmp_path):
   place = f"--workdir={tmp_path / 'run'}"
   _, given, source = scripts.outputs(
     "compare",
-    [place, "--model_dirs=/first,/second"],
+    [place, "--model_dirs=/first,/second", "--eps=0.1"],
     [place, "--defences=pgd", "--model_dirs=/1", "--transfer_from=/second"],
     first=_TWO_DATA_SETS,
   )
@@ -158,7 +158,7 @@ def test_killed_and_terminated_runs_end_alike(tmp_path):
   for line, number, code in (
     # The training outlives a killed script, and the next one waits for it.
     ("$ python", signal.SIGKILL, -signal.SIGKILL),
-    ("$ python", signal.SIGTERM, common.PREEMPTED),
+    ("$ python", signal.SIGTERM, manners.PREEMPTED),
     ("pgd: fgsm", signal.SIGKILL, -signal.SIGKILL),
   ):
     log = tmp_path / "log"

@@ -9,8 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from experiments import common, victims
-from jaxadv import data, engine
+from experiments import manners, networks, victims
+from jaxadv import criteria, data, engine, losses
+from jaxadv.defences import null_class
 from tests.experiments import assessment_cases as cases
 from tests.experiments import scripts
 
@@ -22,6 +23,24 @@ def test_a_data_set_of_another_form_is_explained(model_dir, monkeypatch):
   monkeypatch.setattr(victims, "_dataset", lambda name, data_dir: other)
   with pytest.raises(ValueError, match=r"dataset='mnist' has .*28.* is for"):
     victims.load(model_dir, dataset="mnist")
+
+
+def test_a_rejection_is_no_success_where_the_recipe_says_so(
+  model_dir, monkeypatch
+):
+  found = victims.load(model_dir, num_examples=1)
+  assert found.criterion is criteria.misclassified
+  assert found.loss_fn is losses.cross_entropy
+  load = networks.load_model
+
+  def rejecting(*arguments):
+    logits_fn, info = load(*arguments)
+    return logits_fn, info | {"defence": "null_class"}
+
+  monkeypatch.setattr(networks, "load_model", rejecting)
+  found = victims.load(model_dir, num_examples=1)
+  assert found.criterion is null_class.fooled
+  assert found.loss_fn is null_class.wrong_margin
 
 
 def test_script(model_dir, tmp_path):
@@ -85,7 +104,7 @@ def test_killed_and_terminated_runs_end_with_the_same_records(
   assert scripts.python(*_command(model_dir, whole)).returncode == 0
   for number, wait, code in (
     (signal.SIGKILL, 0.0, -signal.SIGKILL),
-    (signal.SIGTERM, 1.0, common.PREEMPTED),
+    (signal.SIGTERM, 1.0, manners.PREEMPTED),
     (signal.SIGKILL, 2.0, -signal.SIGKILL),
   ):
     assert _interrupted(model_dir, parts, number, wait) == code

@@ -111,6 +111,19 @@ def test_a_recipe_is_what_its_paper_composes():
   np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+def test_gaussian_noise_is_not_clipped_as_in_its_paper():
+  seen = []
+
+  def apply_fn(variables, key, x):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+    return train_state.train_apply(_module("gaussian"))(variables, key, x)
+
+  plan = cases.plan("gaussian", number=0.25)
+  recipe_steps.step_fn(plan, apply_fn)(_state(plan), _batch())
+  jax.effects_barrier()
+  assert seen[0].min() < -0.3 and seen[0].max() > 1.3
+
+
 def _fit(place, name, stop=lambda: False):
   plan = cases.plan(name)
   return fitting.fit(

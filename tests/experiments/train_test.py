@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import common, fitting, networks
+from experiments import common, fitting, manners, networks
 from jaxadv import attacks, balls, criteria, data, models, train_state
 from jaxadv.defences import training
 from tests.experiments import scripts
@@ -42,6 +42,7 @@ def _fit(
   schedule=_SCHEDULE,
   ema_decay=0.0,
   step_fn=_step_fn,
+  validate=None,
 ):
   """Three epochs of five steps; validation prefers the first."""
   workdir.mkdir(exist_ok=True)
@@ -54,12 +55,18 @@ def _fit(
     ema_decay=ema_decay,
   )
 
-  def validate(variables):
+  def by_size(variables):
     size = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(variables))
     return {"size": size, "score": size}
 
   return fitting.fit(
-    workdir, state, step_fn, validate, examples, schedule, stop
+    workdir,
+    state,
+    step_fn,
+    validate or by_size,
+    examples,
+    schedule,
+    stop,
   )
 
 
@@ -134,6 +141,42 @@ def test_a_loss_that_is_not_finite_is_explained(tmp_path):
 
   with pytest.raises(FloatingPointError, match="lower --learning_rate"):
     _fit(tmp_path, step_fn=broken)
+
+
+def _overflowing(at, where):
+  """Steps whose losses are finite; the update of step `at` overflows."""
+
+  def step_fn(state, batch):
+    state, metrics = _step_fn(state, batch)
+    factor = jax.numpy.where(state.step == at, np.nan, 1.0)
+    spoil = lambda tree: jax.tree.map(lambda leaf: factor * leaf, tree)
+    return state.replace(**{where: spoil(getattr(state, where))}), metrics
+
+  return step_fn
+
+
+@pytest.mark.parametrize("where", ["params", "averaged"])
+def test_weights_that_are_no_numbers_are_never_kept(where, tmp_path):
+  with pytest.raises(FloatingPointError, match=r"step 10: .*--learning_rate"):
+    _fit(tmp_path, step_fn=_overflowing(10, where), ema_decay=0.9)
+  assert os.listdir(tmp_path / "checkpoints") == ["5"]
+  assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_within_an_epoch_too(tmp_path):
+  schedule = _SCHEDULE._replace(checkpoint_every=2)
+  with pytest.raises(FloatingPointError, match="step 4: "):
+    _fit(tmp_path, step_fn=_overflowing(4, "params"), schedule=schedule)
+  assert os.listdir(tmp_path / "checkpoints") == ["2"]
+  with pytest.raises(FloatingPointError, match="step 4: "):
+    _fit(tmp_path, step_fn=_overflowing(4, "params"), stop=_after(2))
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+  scores = iter([0.5, np.nan, np.nan])
+  end = _fit(tmp_path, validate=lambda variables: {"score": next(scores)})
+  assert end.meta["best_step"] == 5
+  assert end.meta["best_score"] == 0.5
 
 
 _SMALL = (
@@ -255,7 +298,7 @@ def test_killed_and_terminated_runs_end_with_the_same_bits(tmp_path):
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   assert scripts.python(*_command(whole)).returncode == 0
   assert _interrupted(parts, signal.SIGKILL, 0.3) == -signal.SIGKILL
-  assert _interrupted(parts, signal.SIGTERM, 0.1) == common.PREEMPTED
+  assert _interrupted(parts, signal.SIGTERM, 0.1) == manners.PREEMPTED
   assert _interrupted(parts, signal.SIGKILL, 0.0) == -signal.SIGKILL
   assert not (parts / "results.json").exists()
   assert scripts.python(*_command(parts)).returncode == 0
