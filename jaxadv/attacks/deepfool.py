@@ -1,5 +1,6 @@
 """DeepFool: the nearest linearised decision boundary, again and again."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -46,7 +47,9 @@ def deepfool(
   `|f_k| / ||grad f_k||_dual`, by that distance (and 1e-4) in the direction that
   is steepest in the norm. The steps add up to `total`; the next point, which
   the model is asked about and which is the result if it wins, is
-  `clip(x + (1 + overshoot) * total)`. A row stops where the criterion holds; a
+  `clip(x + (1 + overshoot) * total)`. In L1 (1 % of the coordinates at a time,
+  see `balls.L1`) those that are at the bounds and would leave them are passed
+  over: the step would choose them again and again. A row stops where the criterion holds; a
   row without success keeps its clean input.
 
   50 steps, 10 candidates and overshoot 0.02 are those of the authors' program
@@ -55,7 +58,8 @@ def deepfool(
   passes; one more step than `num_steps` asks about the last point.
 
   Args:
-    norm: `norms.L2` and `norms.Linf` are the paper's.
+    norm: `norms.L2` and `norms.Linf` are the paper's, which knows no bounds;
+      `norms.L1` is an addition.
     num_steps: Most moves per row.
     num_candidates: Classes looked at, the label included.
     overshoot: The share by which the sum of the steps is exceeded.
@@ -113,8 +117,9 @@ def _step(
     norm, candidates, logits_fn, keys, state.point, state.y
   )
   found = oracles.satisfied(criterion, boundary.outputs, state.y)
-  move = jax.vmap(_onto, in_axes=(None, 0, 0))
-  total = state.total + move(norm, boundary.lead, boundary.normal)
+  move = functools.partial(_MOVES.get(norm, _onto), norm, bounds)
+  step = jax.vmap(move)(state.point, boundary.lead, boundary.normal)
+  total = state.total + step
   moved = state.x + (1 + overshoot) * total
   return state._replace(
     step=state.step + 1,
@@ -126,7 +131,9 @@ def _step(
   )
 
 
-def _onto(norm, lead: Array, normal: Array) -> Array:
+def _onto(norm, bounds, point, lead: Array, normal: Array) -> Array:
+  """The step of ONE row, steepest in the norm, bounds or not."""
+  del bounds, point
   direction = norm.ball(1.0).steepest(normal)
   rate = jnp.sum(normal * direction)
   # A lead that is not a number moves nothing.
@@ -134,3 +141,16 @@ def _onto(norm, lead: Array, normal: Array) -> Array:
   distance = jnp.abs(lead) / jnp.where(known, rate, 1.0) + _EXTRA
   step = jnp.where(known, distance, 0.0) * direction
   return step.astype(normal.dtype)
+
+
+def _onto_free(norm, bounds, point, lead: Array, normal: Array) -> Array:
+  """The same along the coordinates that the bounds leave free."""
+  low, high = bounds
+  room = jnp.where(normal > 0, high - point, point - low)
+  free = jnp.where(room > 0, normal, 0.0)
+  return _onto(norm, bounds, point, lead, free)
+
+
+# A steepest step in L1 moves few coordinates: where they are at the bounds
+# already, it would move nothing, for ever. The paper's norms move them all.
+_MOVES = {norms.L1: _onto_free}
