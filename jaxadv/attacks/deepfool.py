@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, norms, oracles, types
+from jaxadv import balls, checks, criteria, norms, oracles, types
 from jaxadv.attacks import boundaries
 
 Array = jax.Array
@@ -49,8 +49,8 @@ def deepfool(
   the model is asked about and which is the result if it wins, is
   `clip(x + (1 + overshoot) * total)`. In L1 (1 % of the coordinates at a time,
   see `balls.L1`) those that are at the bounds and would leave them are passed
-  over: the step would choose them again and again. A row stops where the criterion holds; a
-  row without success keeps its clean input.
+  over: the step would choose them again and again. A row stops where the
+  criterion holds; a row without success keeps its clean input.
 
   50 steps, 10 candidates and overshoot 0.02 are those of the authors' program
   (the paper looks at all classes). The candidates are the likeliest classes at
@@ -117,7 +117,7 @@ def _step(
     norm, candidates, logits_fn, keys, state.point, state.y
   )
   found = oracles.satisfied(criterion, boundary.outputs, state.y)
-  move = functools.partial(_MOVES.get(norm, _onto), norm, bounds)
+  move = functools.partial(_onto, norm, bounds)
   step = jax.vmap(move)(state.point, boundary.lead, boundary.normal)
   total = state.total + step
   moved = state.x + (1 + overshoot) * total
@@ -132,25 +132,12 @@ def _step(
 
 
 def _onto(norm, bounds, point, lead: Array, normal: Array) -> Array:
-  """The step of ONE row, steepest in the norm, bounds or not."""
-  del bounds, point
-  direction = norm.ball(1.0).steepest(normal)
+  ball, (low, high) = norm.ball(1.0), bounds
+  free = balls.free(ball, normal, low - point, high - point)
+  direction = ball.steepest(free)
   rate = jnp.sum(normal * direction)
   # A lead that is not a number moves nothing.
   known = (rate > 0) & jnp.isfinite(lead)
   distance = jnp.abs(lead) / jnp.where(known, rate, 1.0) + _EXTRA
   step = jnp.where(known, distance, 0.0) * direction
   return step.astype(normal.dtype)
-
-
-def _onto_free(norm, bounds, point, lead: Array, normal: Array) -> Array:
-  """The same along the coordinates that the bounds leave free."""
-  low, high = bounds
-  room = jnp.where(normal > 0, high - point, point - low)
-  free = jnp.where(room > 0, normal, 0.0)
-  return _onto(norm, bounds, point, lead, free)
-
-
-# A steepest step in L1 moves few coordinates: where they are at the bounds
-# already, it would move nothing, for ever. The paper's norms move them all.
-_MOVES = {norms.L1: _onto_free}
