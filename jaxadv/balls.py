@@ -281,3 +281,18 @@ class Masked:
   def eps(self) -> Any:
     """The radius of the ball."""
     return self.ball.eps
+
+
+def free(ball: types.Ball, grad: Array, low: Array, high: Array) -> Array:
+  """What of a gradient a steepest step in `ball` can follow.
+
+  In L1, where a step moves few coordinates, those that are at the end of their
+  room (`low` and `high`, seen from the point) and would leave it are zero, as
+  in Tramer and Boneh's attack: they would be chosen again and again. In other
+  balls, whose steps move all coordinates, the gradient stays as it is.
+  """
+  while isinstance(ball, Masked):
+    ball = ball.ball
+  if not isinstance(ball, L1):
+    return grad
+  return jnp.where(jnp.where(grad > 0, high, -low) > 0, grad, 0.0)

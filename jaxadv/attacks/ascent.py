@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import balls, checks, criteria, losses, oracles, types
 
 Array = jax.Array
 Bounds = tuple[types.Scalar, types.Scalar]
@@ -132,9 +132,10 @@ def _step(
   answer = oracles.loss_and_gradient(logits_fn, loss_fn, keys, point, state.y)
   found = oracles.satisfied(criterion, answer.outputs, state.y)
   delta = state.x_adv - state.x
-  updates, opt_state = jax.vmap(rule().update)(
-    -answer.grad, state.opt_state, delta
-  )
+  low, high = bounds
+  free = functools.partial(balls.free, ball)
+  grad = jax.vmap(free)(answer.grad, low - point, high - point)
+  updates, opt_state = jax.vmap(rule().update)(-grad, state.opt_state, delta)
   moved = _project(ball, bounds, state.x, delta + updates)
   state = state._replace(
     step=state.step + 1,

@@ -1,11 +1,12 @@
 """DeepFool: the nearest linearised decision boundary, again and again."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, norms, oracles, types
+from jaxadv import balls, checks, criteria, norms, oracles, types
 from jaxadv.attacks import boundaries
 
 Array = jax.Array
@@ -46,8 +47,10 @@ def deepfool(
   `|f_k| / ||grad f_k||_dual`, by that distance (and 1e-4) in the direction that
   is steepest in the norm. The steps add up to `total`; the next point, which
   the model is asked about and which is the result if it wins, is
-  `clip(x + (1 + overshoot) * total)`. A row stops where the criterion holds; a
-  row without success keeps its clean input.
+  `clip(x + (1 + overshoot) * total)`. In L1 (1 % of the coordinates at a time,
+  see `balls.L1`) those that are at the bounds and would leave them are passed
+  over: the step would choose them again and again. A row stops where the
+  criterion holds; a row without success keeps its clean input.
 
   50 steps, 10 candidates and overshoot 0.02 are those of the authors' program
   (the paper looks at all classes). The candidates are the likeliest classes at
@@ -55,7 +58,8 @@ def deepfool(
   passes; one more step than `num_steps` asks about the last point.
 
   Args:
-    norm: `norms.L2` and `norms.Linf` are the paper's.
+    norm: `norms.L2` and `norms.Linf` are the paper's, which knows no bounds;
+      `norms.L1` is an addition.
     num_steps: Most moves per row.
     num_candidates: Classes looked at, the label included.
     overshoot: The share by which the sum of the steps is exceeded.
@@ -114,8 +118,9 @@ def _step(
     norm, candidates, logits_fn, keys, state.point, state.y
   )
   found = oracles.satisfied(criterion, boundary.outputs, state.y)
-  move = jax.vmap(_onto, in_axes=(None, 0, 0))
-  total = state.total + move(norm, boundary.lead, boundary.normal)
+  move = functools.partial(_onto, norm, bounds)
+  step = jax.vmap(move)(state.point, boundary.lead, boundary.normal)
+  total = state.total + step
   moved = state.x + (1 + overshoot) * total
   state = state._replace(
     step=state.step + 1,
@@ -128,8 +133,10 @@ def _step(
   return state, boundary.outputs
 
 
-def _onto(norm, lead: Array, normal: Array) -> Array:
-  direction = norm.ball(1.0).steepest(normal)
+def _onto(norm, bounds, point, lead: Array, normal: Array) -> Array:
+  ball, (low, high) = norm.ball(1.0), bounds
+  free = balls.free(ball, normal, low - point, high - point)
+  direction = ball.steepest(free)
   rate = jnp.sum(normal * direction)
   # A lead that is not a number moves nothing.
   known = (rate > 0) & jnp.isfinite(lead)

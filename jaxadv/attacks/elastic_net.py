@@ -4,6 +4,12 @@ How it differs from other programs: one gradient per step serves the success
 check too, so the candidates are the extrapolated points of FISTA, which are
 clipped to the bounds, and not the shrunk ones between; every example has its
 own search for c and early abort; a search that fails returns the clean input.
+
+An early abort looks at the least objective of the search so far, which counts
+the L1 distance with the weight that FISTA gives it, `beta / learning_rate`.
+Others compare the sum over a batch of two single values, without the L1
+distance. Of one example these rise and fall as FISTA crosses the boundary, and
+rise where L1 is traded for L2: most searches would be given up.
 """
 
 from collections.abc import Callable
@@ -31,6 +37,7 @@ class State(NamedTuple):
   keys: Array
   step: Array
   search: binary_search.Search
+  least: Array  # The least objective of this search.
   shrunk: Array  # FISTA's iterate after the last shrinkage.
   point: Array  # Where the model is asked next: extrapolated, in the bounds.
   distance: Array  # By the rule, of `x_adv`; infinite before a success.
@@ -110,6 +117,7 @@ def elastic_net(
       plan,
       Partial(_fista, learning_rate, beta, bounds),
       beta,
+      learning_rate,
       types.hashable(rule),
       confidence,
       types.hashable(loss_fn),
@@ -126,13 +134,23 @@ def _init(plan, keys, x, y) -> State:
     y=y,
     keys=keys,
     search=binary_search.start(plan, x.shape[0], numerics.wide_type(x)),
+    least=jnp.full(x.shape[0], jnp.inf, numerics.wide_type(x)),
     shrunk=x,
     point=x,
   )
 
 
 def _step(
-  plan, fista, beta, rule, confidence, loss_fn, criterion, logits_fn, state
+  plan,
+  fista,
+  beta,
+  learning_rate,
+  rule,
+  confidence,
+  loss_fn,
+  criterion,
+  logits_fn,
+  state,
 ) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
@@ -143,7 +161,11 @@ def _step(
   distance = jax.vmap(rule, (None, 0))(beta, delta)
   c, count = state.search.c, state.search.step
   missing = penalised.shortfall(confidence, answer)
-  objective = jax.vmap(elastic, (None, 0))(beta, delta) + c * missing
+  # What FISTA makes small, with the weight that the shrinkage gives L1.
+  weight = beta / learning_rate
+  objective = jax.vmap(elastic, (None, 0))(weight, delta) + c * missing
+  best = jnp.minimum(state.least, objective)
+  objective = jnp.where(count == 0, objective, best)
   grad = 2 * delta - penalised.pull(jnp.where(missing > 0, c, 0.0), answer)
   moved = jax.vmap(fista)(
     count, count / plan.num_steps, grad, delta, state.x, state.shrunk
@@ -153,6 +175,7 @@ def _step(
   state = minimum_norm.keep_nearest(state, state.point, won, distance)
   state = state._replace(
     search=search,
+    least=objective,
     shrunk=shrunk,
     point=point,
     done=(state.distance == 0) | binary_search.finished(plan, search),

@@ -67,6 +67,7 @@ class State(NamedTuple):
 class _Rule(NamedTuple):
   ball: types.Static  # Makes the ball of a radius.
   radius: Partial
+  push: Partial  # What becomes of a step that ends inside of the ball.
   num_steps: int
   step_size: types.Scalar
   gamma: types.Scalar
@@ -99,8 +100,12 @@ def fmn(
                               less than (1 + gamma) eps
 
   The last bound is an addition: an estimate that falls short, step after step,
-  leads up to the boundary from the clean side and never across. L1 is projected
-  onto ball and bounds at once, where adv-lib clips after projecting.
+  leads up to the boundary from the clean side and never across. So is this:
+  before a first win, where the radius exceeds the first step size, a point that
+  the step leaves inside of the ball is moved out to its surface, away from x.
+  Short steps are otherwise held by a local maximum of the loss, however large
+  the ball has become. L1 is projected onto ball and bounds at once, where
+  adv-lib clips after projecting.
 
   Args:
     norm: `norms.Linf`, `norms.L2` or `norms.L1`.
@@ -124,6 +129,7 @@ def fmn(
     _Rule(
       types.Static(norm.ball),
       Partial(types.Static(_scaled), norm),
+      Partial(_outwards),
       num_steps,
       step_size,
       gamma,
@@ -156,6 +162,7 @@ def fmn_l0(
     _Rule(
       types.Static(balls.L0),
       Partial(_counted),
+      Partial(_as_moved),
       num_steps,
       step_size,
       gamma,
@@ -217,9 +224,23 @@ def _move(rule, state: State, step, won, loss, grad) -> tuple[Array, Array]:
   eps = rule.radius(gamma, state, rule.norm(delta), won, loss, grad)
   eps = jnp.minimum(eps, rule.norm(minimum_norm.room(state.x, rule.bounds)))
   moved = delta + step_size * numerics.unit_l2(grad)
+  moved = rule.push(state.found | won, rule, eps, moved)
   low, high = rule.bounds
   moved = rule.ball(eps).project_box(moved, low - state.x, high - state.x)
   return minimum_norm.inside(state.x, moved, rule.bounds), eps
+
+
+def _outwards(has_won, rule, eps, moved) -> Array:
+  """`moved`, of ONE row; before a win on the surface of a large ball."""
+  size = rule.norm(moved)
+  far = jnp.isfinite(eps) & (eps > rule.step_size)
+  short = ~has_won & far & (size > 0) & (size < eps)
+  return jnp.where(short, eps / jnp.where(short, size, 1.0), 1.0) * moved
+
+
+def _as_moved(has_won, rule, eps, moved) -> Array:
+  del has_won, rule, eps
+  return moved
 
 
 def _scaled(norm, gamma, state: State, size, won, loss, grad) -> Array:

@@ -161,6 +161,20 @@ def test_stays_in_bounds_and_asks_about_the_last_point():
   assert curved(None, x_adv)[0, 1] > 0
 
 
+def test_l1_passes_over_what_is_at_the_bounds():
+  # The first two coordinates have room for 1.2 of 1.5, the third for the rest.
+  w = jnp.asarray([[0.0, 4.0], [0.0, -2.0], [0.0, 1.0]])
+  x = jnp.asarray([[0.8, 0.2, 0.5]])
+  b = -(x @ w)[0] - jnp.asarray([0.0, 1.5])
+  logits_fn = jax.tree_util.Partial(linear, w, b)
+  record = engine.craft(
+    deepfool(norms.L1), logits_fn, KEY, x, jnp.zeros(1, int), progress=False
+  )
+  assert record.success[0]
+  np.testing.assert_allclose(record.distance["l1"], 0.2 + 0.2 + 0.3, rtol=0.05)
+  assert record.steps[0] <= 5
+
+
 def test_the_criterion_decides_when_to_stop():
   logits_fn, _, x, label = victim()
   attack = deepfool(

@@ -96,6 +96,30 @@ def test_rows_stop_early_on_their_own():
   np.testing.assert_allclose(alone.x_adv[0], together.x_adv[0], atol=1e-5)
 
 
+def test_an_early_abort_costs_little():
+  logits_fn, x, label = cases.in_the_box()
+  early, whole = (
+    craft(
+      elastic_net(
+        plan=binary_search.Plan(9, 100, abort_early=jnp.asarray(abort)),
+        rule=least_l1, beta=0.01,
+      ), logits_fn, KEY, x, label,
+    )
+    for abort in (True, False)
+  )  # fmt: skip
+  assert (early.steps < whole.steps).all()
+  assert (early.distance["l1"] <= 1.045 * whole.distance["l1"]).all()
+
+
+def test_progress_is_that_of_the_best_point():
+  logits_fn, x, label = cases.in_the_box()
+  attack = elastic_net(plan=binary_search.Plan(1, 60, 1.0, False), beta=0.01)
+  states = cases.drive(attack, logits_fn, x, label, 59)
+  looked = np.asarray(states.search.objective)
+  assert (np.diff(looked, axis=0) <= 0).all()
+  assert (looked[-1] < looked[0]).all()
+
+
 def test_confidence_is_met_by_the_result():
   logits_fn, x, label = cases.in_the_box()
   attack = elastic_net(plan=PLAN, confidence=0.3)

@@ -97,6 +97,23 @@ def test_a_boundary_approached_from_inside_is_crossed(norm):
   assert state.found.all()
 
 
+@jax.tree_util.Partial
+def _hill(keys, x):
+  """A hill at 1.5 along the first axis, and beyond it a climb to 5."""
+  del keys
+  lead = jnp.maximum(-0.5 - jnp.abs(x[:, 0] - 1.5), x[:, 0] - 5)
+  return jnp.stack([jnp.zeros_like(lead), lead], axis=1)
+
+
+@pytest.mark.parametrize("norm", [norms.L2, norms.L1])
+def test_a_local_maximum_of_the_loss_is_left_behind(norm):
+  x, bounds = jnp.zeros((1, 3)), (-10.0, 10.0)
+  attack = fmn(norm, num_steps=60, bounds=bounds)
+  *_, state = cases.states(attack, _hill, x, jnp.zeros(1, int))
+  assert state.found.all()
+  np.testing.assert_allclose(state.distance, 5.0, rtol=0.02)
+
+
 @pytest.mark.parametrize(
   "attack", [fmn(norms.L1, num_steps=3), fmn_l0(num_steps=3)]
 )

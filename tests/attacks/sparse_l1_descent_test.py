@@ -35,6 +35,15 @@ def test_the_budget_is_used_up_and_kept():
   assert evaluation.inside(balls.L1(0.3), x, x + delta[None]).all()
 
 
+def test_a_coordinate_at_the_bounds_leaves_the_step_to_the_next():
+  # The largest weight has no room; a step moves one coordinate of three.
+  x = jnp.asarray([[1.0, 0.5, 0.5]])
+  attack = sparse_l1_descent(0.4, criterion=criteria.never)
+  logits_fn = victims.binary([3.0, -2.0, 1.0], -9.0)
+  x_adv = engine.run(attack, logits_fn, KEY, x, jnp.zeros(1, int))
+  np.testing.assert_allclose(x_adv, [[1.0, 0.1, 0.5]], atol=1e-5)
+
+
 def test_refuses_senseless_options():
   for options in (
     {"num_steps": 0},
