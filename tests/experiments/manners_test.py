@@ -96,15 +96,19 @@ def test_a_script_ends_in_one_line(error, code):
 
 
 def _started(*arguments):
-  # A shell that runs the tests in the background may have ignored Ctrl-C.
-  return subprocess.Popen(
-    [sys.executable, "-m", *arguments],
-    cwd=scripts.ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-  )
+  # A shell that runs the tests in the background may ignore Ctrl-C, which a
+  # process inherits; a handler it does not.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    return subprocess.Popen(
+      [sys.executable, "-m", *arguments],
+      cwd=scripts.ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("early", [True, False])
