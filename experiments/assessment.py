@@ -120,6 +120,11 @@ def assess(
     ValueError: An attack does not exist.
   """
   attack_table.check(plan.attacks, plan.ball)
+  attack_table.check_criterion(plan.attacks, victim.criterion)
+  settings = plan.settings._replace(
+    loss_fn=victim.loss_fn, criterion=victim.criterion
+  )
+  plan = plan._replace(settings=settings)
   job = _Job(victim, plan, workdir, stop)
   with common.explained(str(workdir / "records")):
     _claim(job)
@@ -129,7 +134,8 @@ def assess(
     victim.images,
     batch_size=plan.slots,
   )
-  clean_wrong = _fooled(job, victim.images, victim.labels)
+  # A clean input that is rejected is not right, whatever fools the model.
+  clean_wrong = _fooled(job, victim.images, criteria.misclassified)
   attacked = {name: _attacked(job, name, clean_logits) for name in plan.attacks}
   curve = _curve(job, clean_wrong)
   return Outcome(victim, plan, clean_logits, clean_wrong, attacked, curve)
@@ -144,7 +150,7 @@ def _attacked(job: _Job, name: str, clean_logits: np.ndarray) -> Attacked:
   y = attack_table.aim(name, key_aim, clean_logits, victim.labels)
   attack = entry.make(threat, plan.settings)
   record = _craft(job, name, attack, key_attack, (victim.images, y))
-  fooled = _fooled(job, record.x_adv, victim.labels) & record.inside
+  fooled = _fooled(job, record.x_adv, victim.criterion) & record.inside
   if entry.reach is attack_table.Reach.NEAREST:
     fooled &= evaluation.inside(threat, victim.images, record.x_adv)
   return Attacked(
@@ -199,12 +205,13 @@ def _curve(job: _Job, clean_wrong: np.ndarray) -> np.ndarray:
   return np.asarray(accuracy)
 
 
-def _fooled(job: _Job, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  return evaluation.fooled(
+def _fooled(job: _Job, x: np.ndarray, criterion: types.Criterion) -> np.ndarray:
+  return judge.success(
     job.victim.logits_fn,
     jax.random.key(job.plan.seed),
     x,
-    labels,
+    job.victim.labels,
+    criterion,
     batch_size=job.plan.slots,
   )
 
@@ -232,7 +239,7 @@ def _craft(
       key,
       images,
       y,
-      criterion=attack_table.ATTACKS[name].criterion if spends else None,
+      criterion=_success(job.plan, name) if spends else None,
       slots=job.plan.slots,
       checkpoint=path.with_suffix(".partial.npz"),
       stop=job.stop,
@@ -242,6 +249,11 @@ def _craft(
     common.write_json(_clock(job, name), {"seconds": spent})
   record.save(path)
   return record
+
+
+def _success(plan: Plan, name: str) -> types.Criterion:
+  own = attack_table.ATTACKS[name].criterion
+  return plan.settings.criterion if own is None else own
 
 
 def _seconds(job: _Job, name: str) -> float:

@@ -28,12 +28,17 @@ class Settings(NamedTuple):
       papers.
     num_restarts: Rounds of `pgd_restarts`.
     num_classes: Classes of the model.
+    loss_fn: What attacks that maximise cross-entropy maximise instead, for a
+      model of another output, such as one with a null class.
+    criterion: What counts as fooled: rejecting an input may not.
   """
 
   num_steps: int | None
   step_size: float | None
   num_restarts: int
   num_classes: int
+  loss_fn: types.LossFn = losses.cross_entropy
+  criterion: types.Criterion = criteria.misclassified
 
 
 class Reach(enum.Enum):
@@ -50,17 +55,20 @@ class Entry(NamedTuple):
   Attributes:
     make: Makes the attack of a ball.
     aim: What it is given (`aims`).
-    criterion: Success, of that `y`, of an attack that spends its whole budget;
-      others say it themselves.
+    criterion: Success, of that `y`, of an attack that spends its whole budget,
+      where that is not what fools the model; others say it themselves.
     reach: What it makes of the radius.
     balls: The threat models that it is for.
+    any_criterion: Whether it serves for models that are fooled by other things
+      than misclassification: it goes on until they are.
   """
 
   make: Callable[[types.Ball, Settings], types.Attack]
   aim: Callable[[Array, Array, Array], types.PyTree] = aims.labels
-  criterion: types.Criterion = criteria.misclassified
+  criterion: types.Criterion | None = None
   reach: Reach = Reach.BALL
   balls: tuple[type, ...] = (balls.Linf, balls.L2, balls.L1)
+  any_criterion: bool = False
 
 
 def _num_steps(settings: Settings) -> int:
@@ -77,6 +85,10 @@ def _steps(ball: types.Ball, settings: Settings) -> dict:
   if relative is None:
     relative = 2.5 / _num_steps(settings)
   return {"num_steps": _num_steps(settings), "step_size": relative * ball.eps}
+
+
+def _until_fooled(settings: Settings) -> dict:
+  return {"loss_fn": settings.loss_fn, "criterion": settings.criterion}
 
 
 def _momentum_steps(ball: types.Ball, settings: Settings) -> dict:
@@ -167,41 +179,61 @@ def _searched(make: Callable[..., types.Attack]) -> Callable:
   return built
 
 
+def _ranking(settings: Settings) -> types.LossFn:
+  """Ranks the rounds of restarts; the margin knows no null class."""
+  usual = settings.criterion is criteria.misclassified
+  return losses.margin if usual else settings.loss_fn
+
+
 def pgd(ball: types.Ball, settings: Settings) -> types.Attack:
   """PGD, which the robustness curve uses too."""
-  return attacks.pgd(ball, **_steps(ball, settings))
+  return attacks.pgd(ball, **_steps(ball, settings), **_until_fooled(settings))
 
+
+# Attacks by gradients that go on until the model is fooled, whatever that is.
+_until = functools.partial(Entry, any_criterion=True)
 
 ATTACKS: dict[str, Entry] = {
-  "fgsm": Entry(lambda ball, _: attacks.fgsm(ball)),
-  "r_fgsm": Entry(lambda ball, _: attacks.r_fgsm(ball)),
-  "bim": Entry(
-    lambda ball, s: attacks.basic_iterative(ball, **_steps(ball, s))
+  "fgsm": _until(lambda ball, s: attacks.fgsm(ball, **_until_fooled(s))),
+  "r_fgsm": _until(lambda ball, s: attacks.r_fgsm(ball, **_until_fooled(s))),
+  "bim": _until(
+    lambda ball, s: attacks.basic_iterative(
+      ball, **_steps(ball, s), **_until_fooled(s)
+    )
   ),
-  "pgd": Entry(pgd),
+  "pgd": _until(pgd),
   # The whole budget, for examples that are to fool other models too.
-  "pgd_full": Entry(
+  "pgd_full": _until(
     lambda ball, s: attacks.pgd(
-      ball, criterion=criteria.never, **_steps(ball, s)
+      ball, loss_fn=s.loss_fn, criterion=criteria.never, **_steps(ball, s)
     )
   ),
   "pgd_margin": Entry(
     lambda ball, s: attacks.pgd(ball, loss_fn=losses.margin, **_steps(ball, s))
   ),
-  "pgd_restarts": Entry(
-    lambda ball, s: attacks.restarts(pgd(ball, s), s.num_restarts)
+  "pgd_restarts": _until(
+    lambda ball, s: attacks.restarts(
+      pgd(ball, s), s.num_restarts, loss_fn=_ranking(s)
+    )
   ),
-  "mi_fgsm": Entry(
-    lambda ball, s: attacks.mi_fgsm(ball, **_momentum_steps(ball, s))
+  "mi_fgsm": _until(
+    lambda ball, s: attacks.mi_fgsm(
+      ball, **_momentum_steps(ball, s), **_until_fooled(s)
+    )
   ),
-  "ni_fgsm": Entry(
-    lambda ball, s: attacks.ni_fgsm(ball, **_momentum_steps(ball, s))
+  "ni_fgsm": _until(
+    lambda ball, s: attacks.ni_fgsm(
+      ball, **_momentum_steps(ball, s), **_until_fooled(s)
+    )
   ),
-  "adam_pgd": Entry(
-    lambda ball, s: attacks.adam_pgd(ball, num_steps=_num_steps(s))
+  "adam_pgd": _until(
+    lambda ball, s: attacks.adam_pgd(
+      ball, num_steps=_num_steps(s), **_until_fooled(s)
+    )
   ),
-  "targeted_pgd": Entry(_targeted_pgd, aims.random_targets),
-  "least_likely_pgd": Entry(_targeted_pgd, aims.least_likely),
+  # A target that is reached fools any model.
+  "targeted_pgd": _until(_targeted_pgd, aims.random_targets),
+  "least_likely_pgd": _until(_targeted_pgd, aims.least_likely),
   "multi_targeted_pgd": Entry(_multi_targeted_pgd),
   "apgd_ce": _of_autoattack("apgd_ce"),
   "apgd_t": _of_autoattack("apgd_t"),
@@ -217,7 +249,7 @@ ATTACKS: dict[str, Entry] = {
     _searched(functools.partial(attacks.elastic_net, rule=attacks.least_l1)),
     balls.L1,
   ),
-  "goal_image": Entry(
+  "goal_image": _until(
     _goal_image, aims.random_goals, criteria.resembles, Reach.ANYWHERE
   ),
 }
@@ -262,6 +294,27 @@ def check(names: Sequence[str], ball: Any = None) -> None:
         f"attacks={','.join(names)}: {name} is for {fit} only: leave it out "
         "or choose another norm"
       )
+
+
+def check_criterion(names: Sequence[str], criterion: types.Criterion) -> None:
+  """Refuses attacks that stop before such a model is fooled.
+
+  Raises:
+    ValueError: there are such.
+  """
+  if criterion is criteria.misclassified:
+    return
+  early = [
+    name
+    for name in names
+    if name in CASCADES or not ATTACKS[name].any_criterion
+  ]
+  if early:
+    fit = ", ".join(n for n, entry in ATTACKS.items() if entry.any_criterion)
+    raise ValueError(
+      f"attacks={','.join(early)}: they stop at misclassification, which is "
+      f"not what fools this model (it may reject inputs): choose from {fit}"
+    )
 
 
 def key_of(name: str, seed: int) -> Array:

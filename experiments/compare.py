@@ -35,7 +35,7 @@ from experiments import (
   trainings,
   victims,
 )
-from jaxadv import data
+from jaxadv import criteria, data, losses
 from jaxadv.report import page, tables
 
 # Whose model helps the defences that need one: trained first, and shown only
@@ -175,9 +175,13 @@ def _train(defence: str, stop) -> pathlib.Path:
 
 def _victim(model_dir: str | pathlib.Path, flag: str = "") -> victims.Victim:
   with common.explained(f"{flag}{model_dir}"):
-    return victims.load(
+    victim = victims.load(
       model_dir, data_dir=_DATA_DIR.value, num_examples=_NUM_EXAMPLES.value
     )
+  # AutoAttack knows no rejection, so all models are judged alike without it.
+  return victim._replace(
+    loss_fn=losses.cross_entropy, criterion=criteria.misclassified
+  )
 
 
 def _check_alike(victim: victims.Victim, first: victims.Victim) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxadv import attacks, balls, criteria, engine, losses, norms, oracles
+from jaxadv.defences import adversaries
 from tests import contract, victims
 
 _X, _Y = victims.blobs(12)
@@ -89,7 +90,9 @@ def test_a_success_at_the_very_end_of_a_round_is_seen():
 def test_restarts_do_not_take_the_attack_s_word():
   """The inner attack stops at lower confidence, which is no success."""
   easily_pleased = _pgd(0.17, criterion=criteria.confidence_below(0.9999))
-  state = _drive(attacks.restarts(easily_pleased, 3)).state
+  state = _drive(
+    attacks.restarts(easily_pleased, 3, criterion=criteria.misclassified)
+  ).state
   assert (_margins(state.x_adv)[np.asarray(state.found)] > 0).all()
 
 
@@ -269,3 +272,52 @@ def test_combinators_nest(name):
 def test_refuses_bad_parameters(make, words):
   with pytest.raises(ValueError, match=words):
     make()
+
+
+def test_restarts_are_after_what_the_attack_is_after():
+  sure = criteria.misclassified_with(0.5)
+  attack = attacks.restarts(_pgd(0.17, criterion=sure), 3)
+  assert attack.threat == _pgd(0.17, criterion=sure).threat
+  won = _drive(attack).state
+  assert (_margins(won.x_adv)[np.asarray(won.found)] > 0.5).all()
+
+
+@pytest.mark.parametrize(
+  "wrap", [lambda a: attacks.restarts(a, 2), adversaries.friendly]
+)
+def test_kernels_that_ask_inside_of_branches_and_loops(wrap):
+  """What combinators hear leaves `lax.switch` and `lax.scan` by the front."""
+  plain = attacks.fgsm(balls.Linf(0.1), criterion=criteria.never)
+  chosen = adversaries.from_source(plain, (victims.ordinary(25, 4, 1),), 1)
+  scanned = chosen._replace(step=jax.tree_util.Partial(_scanned, chosen.step))
+  x, y = jnp.full((3, 5, 5, 1), 0.5), jnp.zeros(3, jnp.int32)
+  model, key = victims.ordinary(25, 4), jax.random.key(0)
+  once = engine.run(wrap(chosen), model, key, x, y)
+  assert not np.array_equal(once, x)
+  assert np.isfinite(engine.run(wrap(scanned), model, key, x, y)).all()
+
+
+def _scanned(step, logits_fn, state):
+  def body(state, _):
+    return step(logits_fn, state)
+
+  state, outputs = jax.lax.scan(body, state, None, 2)
+  return state, outputs[-1]
+
+
+def test_within_makes_far_successes_failures():
+  x, y = jnp.full((4, 5, 5, 1), 0.5), jnp.zeros(4, jnp.int32)
+  model = victims.binary(-np.ones(25), 12.5 - 0.1)
+  attack = attacks.deepfool(norms.Linf)
+  free = engine.craft(attack, model, jax.random.key(0), x, y, progress=False)
+  assert free.success.all() and not free.bounded
+  for eps, found in ((0.01, True), (0.001, False)):
+    bounded = attacks.within(attack, balls.Linf(eps))
+    record = engine.craft(
+      bounded, model, jax.random.key(0), x, y, progress=False
+    )
+    assert record.bounded and (record.success == found).all()
+    np.testing.assert_array_equal(record.inside, record.success)
+    np.testing.assert_allclose(record.x_adv, free.x_adv)
+  with pytest.raises(ValueError, match="contradicts that of the attack"):
+    attacks.within(bounded, balls.Linf(0.3))
