@@ -29,7 +29,7 @@ def _victim() -> victims.Victim:
 def _scores(weights, x):
   """Above a brightness of 0.5 null, below it the class 0; never the class 1."""
   mean = x.reshape(len(x), -1).mean(axis=1)[:, None] - 0.5
-  return mean * weights + jnp.array([0.0, -9.0, 0.0])
+  return mean * weights[None] + jnp.array([[0.0, -9.0, 0.0]])
 
 
 def test_a_rejected_input_is_no_success(tmp_path):
