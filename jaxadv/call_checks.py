@@ -22,7 +22,9 @@ def model(logits_fn: types.LogitsFn, x: Any) -> int | None:
 
 def _outputs(logits_fn: types.LogitsFn, x: Any) -> types.PyTree:
   _two_arguments(logits_fn)
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(x)))
+  # Two rows, or a model without its batch axis would pass for one of one row.
+  x = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
   outputs = jax.eval_shape(logits_fn, keys, x)
   for leaf in jax.tree.leaves(outputs):
     if not leaf.shape or leaf.shape[0] != x.shape[0]:
@@ -46,6 +48,12 @@ def _two_arguments(logits_fn: Any) -> None:
       f"logits_fn must be a model (keys, x) -> logits, got "
       f"{type(logits_fn).__name__}: {remedy}"
     )
+  if any(callable(leaf) for leaf in jax.tree.leaves(logits_fn)):
+    raise TypeError(
+      f"logits_fn must be a pytree whose leaves are its weights, got the plain "
+      f"function {logits_fn!r}: {remedy}, or take jax.tree_util.Partial(fn) of "
+      "a function without weights"
+    )
   try:
     inspect.signature(logits_fn).bind(None, None)
   except TypeError as error:
@@ -64,6 +72,11 @@ def judgement(
   checks.key(key)
   checks.inputs(x, None)
   checks.batch(x, y)
+  if np.ndim(y) != 1:
+    raise ValueError(
+      f"labels must hold one integer per input, got shape {np.shape(y)}: turn "
+      "one-hot labels into integers with labels.argmax(-1)"
+    )
   checks.labels(y, several_classes(model(logits_fn, x[:1])))
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxadv import types
+from jaxadv import balls, types
 
 
 def attack(value: Any) -> None:
@@ -101,12 +101,32 @@ def _compare(
     raise ValueError(f"{name} must be {sign} {limit}, got {name}={value!r}")
 
 
+def step_size(value: Any, ball_: types.Ball) -> None:
+  """Refuses lengths below zero, and zero in a ball that has room."""
+  non_negative("step_size", value)
+  if not isinstance(ball_.eps, jax.core.Tracer) and np.all(
+    np.asarray(ball_.eps) > 0
+  ):
+    positive("step_size", value)
+
+
 def ball(value: Any) -> None:
   """Refuses what is no perturbation set."""
   if not hasattr(value, "project_box"):
     raise TypeError(
       f"ball must be a perturbation set such as balls.Linf(8 / 255), got "
       f"ball={value!r}"
+    )
+
+
+def dense_ball(value: Any, remedy: str) -> None:
+  """Refuses L1 and L0, masked or not, where a step has to move every pixel."""
+  ball(value)
+  while isinstance(value, balls.Masked):
+    value = value.ball
+  if isinstance(value, balls.L1 | balls.L0):
+    raise TypeError(
+      f"ball must be balls.Linf or balls.L2, got ball={value!r}: {remedy}"
     )
 
 

@@ -98,7 +98,7 @@ def auto_conjugate_gradient(
   Reference: Yamamura, Sato, Tateiwa, Hata, Mitsutake, Oe, Ishikura, Fujisawa,
   "Diversified adversarial attacks based on conjugate gradient method", 2022.
   """
-  checks.ball(ball)
+  checks.dense_ball(ball, "for L1 take attacks.auto_pgd_l1")
   checks.num_steps(num_steps)
   checks.non_negative("rho", rho)
   checks.bounds(bounds)

@@ -91,7 +91,7 @@ def auto_pgd(
   Reference: Croce, Hein, "Reliable evaluation of adversarial robustness with an
   ensemble of diverse parameter-free attacks", 2020.
   """
-  checks.ball(ball)
+  checks.dense_ball(ball, "for L1 take attacks.auto_pgd_l1")
   checks.num_steps(num_steps)
   checks.non_negative("rho", rho)
   checks.bounds(bounds)

@@ -232,7 +232,7 @@ def adam_pgd(
 
 
 def _steepest_rule(ball, step_size) -> ascent.Rule:
-  checks.non_negative("step_size", step_size)
+  checks.step_size(step_size, ball)
   return Partial(_steepest_transform, ball, step_size)
 
 
@@ -247,7 +247,7 @@ def _step_size(ball, num_steps, step_size) -> types.Scalar:
 
 
 def _momentum_rule(ball, step_size, decay) -> ascent.Rule:
-  checks.non_negative("step_size", step_size)
+  checks.step_size(step_size, ball)
   checks.non_negative("decay", decay)
   return Partial(_momentum_transform, ball, step_size, decay)
 

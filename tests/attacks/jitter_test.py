@@ -77,8 +77,7 @@ def _loss_by_hand(z, label, normal, scale, noise):
 
 
 def _normals(keys, step):
-  keys = oracles.step_keys(keys, jnp.full(len(keys), step))
-  fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  fresh = oracles.own_keys(keys, jnp.full(len(keys), step))
   draw = jax.vmap(lambda key: jax.random.normal(key, (CLASSES,)))
   return np.asarray(draw(fresh), np.float64)
 

@@ -75,11 +75,19 @@ def test_loss_of_the_best_never_falls_and_is_that_of_x_adv(ball):
 
 def test_equal_loss_and_no_loss_are_no_gain():
   x = images((8, 8, 1))
+  never = {"num_queries": 5, "criterion": criteria.never}
   for logits_fn in (victims.constant(64, 4), broken):
     y = jnp.asarray(victims.logits(logits_fn, x).argmax(1), jnp.int32)
-    states = run(square.square(KINDS[0], num_queries=5), logits_fn, x, y)
+    states = run(square.square(KINDS[0], **never), logits_fn, x, y)
     np.testing.assert_array_equal(states.x_adv[-1], states.x_adv[0])
     assert not states.found.any()
+
+
+def test_an_output_that_is_no_number_is_a_success():
+  x = images((8, 8, 1))
+  y = jnp.zeros(len(x), jnp.int32)
+  states = run(square.square(KINDS[0], num_queries=5), broken, x, y)
+  assert states.found[-1].all()
 
 
 @jax.tree_util.Partial

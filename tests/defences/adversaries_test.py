@@ -35,7 +35,7 @@ def test_rs_fgsm_steps_1_25_eps_from_a_uniform_start():
   # Without gradient the coordinate keeps its uniform start.
   assert delta[:, 2].std() == pytest.approx(_EPS / np.sqrt(3), rel=0.2)
   assert np.abs(delta).max() <= _EPS + 1e-6
-  own = _delta(adversaries.rs_fgsm(_BALL, step_size=0.0))
+  own = _delta(adversaries.rs_fgsm(_BALL, step_size=1e-9))
   assert (np.abs(own) < _EPS).all() and np.abs(own).max() > 0.9 * _EPS
 
 
@@ -86,7 +86,7 @@ def test_n_fgsm_of_a_masked_ball_moves_what_is_allowed():
 
 
 def test_trades_starts_beside_the_input_and_maximises_the_divergence():
-  nearby = adversaries.trades(_BALL, num_steps=1, step_size=0.0)
+  nearby = adversaries.trades(_BALL, num_steps=1, step_size=1e-9)
   p = jax.nn.softmax(jnp.asarray(victims.logits(_VICTIM, _X)))
   delta = _delta(nearby, y=p)
   assert delta.std() == pytest.approx(1e-3, rel=0.15)

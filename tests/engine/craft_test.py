@@ -171,7 +171,7 @@ def test_a_progress_bar_does_no_harm(capsys):
     ({"slots": 0}, ValueError, "slots must be at least 1"),
     ({"slots": 2.5}, TypeError, "slots must be a whole number"),
     (
-      {"logits_fn": lambda keys, x: jnp.zeros((4, 2))},
+      {"logits_fn": jax.tree_util.Partial(lambda keys, x: jnp.zeros((1, 2)))},
       ValueError,
       "one row per input",
     ),

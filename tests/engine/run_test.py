@@ -106,7 +106,7 @@ def test_ends_when_all_rows_are_done():
     ({"y": _Y[:3]}, ValueError, "one row per row of x"),
     ({"y": 1}, ValueError, "one row per row of x"),
     (
-      {"logits_fn": lambda keys, x: jnp.zeros((2, 4))},
+      {"logits_fn": jax.tree_util.Partial(lambda keys, x: jnp.zeros((1, 4)))},
       ValueError,
       "one row per input",
     ),
