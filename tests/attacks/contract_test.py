@@ -163,6 +163,16 @@ ROWS = [
     (0.1, 0.05),
   ),
   contract.Row(
+    "pdpgd_l1",
+    lambda size: attacks.pdpgd(norms.L1, num_steps=20, step_size=size),
+    (0.1, 0.05),
+  ),
+  contract.Row(
+    "pdpgd_linf",
+    lambda size: attacks.pdpgd(norms.Linf, num_steps=20, step_size=size),
+    (0.1, 0.05),
+  ),
+  contract.Row(
     "sigma_zero",
     lambda size: attacks.sigma_zero(num_steps=20, step_size=size),
     (1.0, 0.5),
