@@ -98,7 +98,6 @@ def _cascade(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
     jax.random.key(0),
     x,
     label,
-    ball=ball,
     slots=_slots(),
     progress=False,
   ).record.x_adv

@@ -96,7 +96,6 @@ def _cascaded(threat: str, logits_fn, x, labels) -> Row:
     jax.random.key(0),
     x,
     labels,
-    ball=ball,
     checkpoint_dir=pathlib.Path(_WORKDIR.value) / f"cascade-{threat}-{len(x)}",
   )
   runs = (

@@ -162,8 +162,9 @@ def _peers(net: Net, logits: np.ndarray) -> None:
     },
   )
   script = pathlib.Path(__file__).with_name("optimality_peer.py")
-  command = [_PEER_PYTHON.value, str(script), str(job), str(folder)]
-  subprocess.run([*command, _prefix(net), *_NORMS.value], check=True)
+  python = str(_PEER_PYTHON.value)
+  command = [python, str(script), str(job), str(folder), _prefix(net)]
+  subprocess.run([*command, *_NORMS.value], check=True)
 
 
 def _table(net: Net, norm: str, wrong: np.ndarray) -> list[Row]:

@@ -71,6 +71,7 @@ def least_radius(
     init=Partial(_init, search),
     step=Partial(_step, search),
     num_steps=num_steps,
+    threat=like.threat._replace(ball=None),
     forwards=like.forwards,
     backwards=like.backwards,
   )
@@ -103,12 +104,13 @@ def _init(search, keys, x, y) -> State:
   )
 
 
-def _step(search, logits_fn, state: State) -> State:
+def _step(search, logits_fn, state: State) -> tuple[State, types.PyTree]:
   def advance(eps, inner):
     attack = search.attack_fn(eps)
-    return attack.step(logits_fn, inner), jnp.asarray(attack.num_steps)
+    inner, outputs = attack.step(logits_fn, inner)
+    return inner, outputs, jnp.asarray(attack.num_steps)
 
-  inner, num_steps = jax.vmap(advance)(state.eps, state.inner)
+  inner, outputs, num_steps = jax.vmap(advance)(state.eps, state.inner)
   won, point, spent = inner.found[:, 0], inner.x_adv[:, 0], inner.done[:, 0]
   age = state.age + 1
   ended = won | spent | (age >= num_steps)
@@ -123,7 +125,7 @@ def _step(search, logits_fn, state: State) -> State:
   eps = jnp.where(ended, halved, state.eps)
   attempt = state.attempt + ended
   fresh = _begin(search, state.keys, attempt, eps, state.x, state.y)
-  return state._replace(
+  state = state._replace(
     attempt=attempt,
     age=jnp.where(ended, 0, age),
     low=low,
@@ -132,3 +134,4 @@ def _step(search, logits_fn, state: State) -> State:
     inner=oracles.choose(ended, fresh, inner),
     done=state.distance <= 0,
   )
+  return state, jax.tree.map(lambda leaf: leaf[:, 0], outputs)

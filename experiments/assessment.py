@@ -7,7 +7,6 @@ records goes on from them, and ends as if it had never stopped.
 
 import hashlib
 import json
-import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,6 @@ import numpy as np
 
 from experiments import attack_table, common, victims
 from jaxadv import (
-  balls,
   cascade,
   criteria,
   engine,
@@ -146,20 +144,15 @@ def _attacked(job: _Job, name: str, clean_logits: np.ndarray) -> Attacked:
   key_attack, key_aim = jax.random.split(attack_table.key_of(name, plan.seed))
   y = attack_table.aim(name, key_aim, clean_logits, victim.labels)
   attack = entry.make(threat, plan.settings)
-  data = (victim.images, y, entry.criterion)
-  record = _craft(job, name, attack, key_attack, data)
-  allowed = threat
-  if entry.reach is not attack_table.Reach.BALL:
-    allowed = balls.Linf(math.inf)
-  valid = evaluation.inside(allowed, victim.images, record.x_adv)
-  fooled = _fooled(job, record.x_adv, victim.labels) & valid
+  record = _craft(job, name, attack, key_attack, (victim.images, y))
+  fooled = _fooled(job, record.x_adv, victim.labels) & record.inside
   if entry.reach is attack_table.Reach.NEAREST:
     fooled &= evaluation.inside(threat, victim.images, record.x_adv)
   return Attacked(
     record=record,
     fooled=fooled,
-    success=record.success & valid,
-    num_outside=int((~valid).sum()),
+    success=record.success,
+    num_outside=int((~record.inside).sum()),
     seconds=_seconds(job, name),
   )
 
@@ -174,7 +167,6 @@ def _cascaded(job: _Job, name: str) -> Attacked:
     attack_table.key_of(name, plan.seed),
     victim.images,
     victim.labels,
-    ball=ball,
     slots=plan.slots,
     num_draws=_DRAWS if name == "autoattack_rand" else 1,
     checkpoint_dir=job.workdir / "records" / name,
@@ -202,10 +194,8 @@ def _curve(job: _Job, clean_wrong: np.ndarray) -> np.ndarray:
     if len(rows) and eps > 0:
       attack = attack_table.pgd(plan.ball(eps), plan.settings)
       images, labels = victim.images[rows], victim.labels[rows]
-      data = (images, labels, criteria.misclassified)
-      record = _craft(job, f"curve_{index}", attack, key, data)
-      valid = evaluation.inside(plan.ball(eps), images, record.x_adv)
-      robust[rows] = ~(record.success & valid)
+      record = _craft(job, f"curve_{index}", attack, key, (images, labels))
+      robust[rows] = ~record.success
     accuracy.append(robust.mean())
   return np.asarray(accuracy)
 
@@ -225,13 +215,15 @@ def _craft(
   name: str,
   attack: types.Attack,
   key: Array,
-  data: tuple[np.ndarray, types.PyTree, types.Criterion],
+  data: tuple[np.ndarray, types.PyTree],
 ) -> engine.Record:
   """The record of an attack: from its file, or crafted and filed."""
   path = job.workdir / "records" / f"{name}.npz"
   if path.exists():
     return engine.Record.load(path)
-  images, y, criterion = data
+  images, y = data
+  # Attacks that spend their whole budget do not say what a success is.
+  spends = criteria.is_never(attack.threat.criterion)
   print(f"{job.victim.name}: {name.replace('_', ' ')}", flush=True)
   spent, started = _seconds(job, name), time.monotonic()
   try:
@@ -241,7 +233,7 @@ def _craft(
       key,
       images,
       y,
-      criterion=criterion,
+      criterion=attack_table.ATTACKS[name].criterion if spends else None,
       slots=job.plan.slots,
       checkpoint=path.with_suffix(".partial.npz"),
       stop=job.stop,

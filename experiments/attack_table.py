@@ -50,7 +50,8 @@ class Entry(NamedTuple):
   Attributes:
     make: Makes the attack of a ball.
     aim: What it is given (`aims`).
-    criterion: Its own success, of that `y`.
+    criterion: Success, of that `y`, of an attack that spends its whole budget;
+      others say it themselves.
     reach: What it makes of the radius.
     balls: The threat models that it is for.
   """
@@ -125,7 +126,11 @@ def _of_autoattack(name: str) -> Entry:
   return Entry(lambda ball, s: autoattack.standard(ball, s.num_classes)[name])
 
 
-_NORMS = {balls.Linf: norms.Linf, balls.L2: norms.L2, balls.L1: norms.L1}
+_NORMS: dict[type, norms.Norm] = {
+  balls.Linf: norms.Linf,
+  balls.L2: norms.L2,
+  balls.L1: norms.L1,
+}
 
 
 def _nearest(make: Callable[..., types.Attack], ball: type) -> Entry:
@@ -195,12 +200,8 @@ ATTACKS: dict[str, Entry] = {
   "adam_pgd": Entry(
     lambda ball, s: attacks.adam_pgd(ball, num_steps=_num_steps(s))
   ),
-  "targeted_pgd": Entry(
-    _targeted_pgd, aims.random_targets, criteria.classified_as
-  ),
-  "least_likely_pgd": Entry(
-    _targeted_pgd, aims.least_likely, criteria.classified_as
-  ),
+  "targeted_pgd": Entry(_targeted_pgd, aims.random_targets),
+  "least_likely_pgd": Entry(_targeted_pgd, aims.least_likely),
   "multi_targeted_pgd": Entry(_multi_targeted_pgd),
   "apgd_ce": _of_autoattack("apgd_ce"),
   "apgd_t": _of_autoattack("apgd_t"),

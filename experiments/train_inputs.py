@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments import common, fitting, networks, parts, recipe_steps, recipes
-from jaxadv import checks, data
+from jaxadv import call_checks, data
 
 
 def dataset(
@@ -61,7 +61,7 @@ def _helper(model_dir: str | os.PathLike, dataset: data.Dataset):
       f"{flag} is for images of {tuple(info['image_shape'])}, {dataset.name} "
       f"has {x.shape[1:]}: name a model trained on {dataset.name}"
     )
-  num_classes = checks.model(logits_fn, x)
+  num_classes = call_checks.model(logits_fn, x)
   if num_classes != dataset.num_classes:
     raise SystemExit(
       f"{flag} answers with {num_classes} classes, {dataset.name} has "

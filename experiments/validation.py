@@ -54,7 +54,6 @@ def marks(
         key,
         images[rows],
         labels[rows],
-        criterion=recipe.criterion,
         progress=False,
       )
       robust = ~(record.success | wrong[rows])

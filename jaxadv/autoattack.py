@@ -1,8 +1,7 @@
 """AutoAttack: the ensembles of Croce and Hein, as tables of attacks.
 
   attacks_ = autoattack.standard(balls.Linf(0.3), num_classes=10)
-  result = cascade.cascade(attacks_, logits_fn, key, images, labels,
-                           ball=balls.Linf(0.3))
+  result = cascade.cascade(attacks_, logits_fn, key, images, labels)
 
 Each version is an ordered `dict` of attacks for `cascade.cascade`, so attacks
 are left out, added or replaced as in any dictionary. Settings are those of the

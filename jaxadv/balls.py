@@ -6,7 +6,7 @@ methods of `types.Ball`. `eps` is a leaf in the units of the input, so 8/255
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ Scalar = types.Scalar
 
 
 def _check_eps(eps: Any) -> None:
+  if isinstance(eps, str):
+    raise TypeError(
+      f"eps must be a number, got eps={eps!r}: write 8 / 255 without quotes"
+    )
   # Tracers and the placeholders of tree operations pass unchecked.
   if isinstance(eps, int | float | np.ndarray | np.generic) and not np.all(
     np.asarray(eps) >= 0
@@ -26,23 +30,52 @@ def _check_eps(eps: Any) -> None:
     raise ValueError(f"eps must be a radius >= 0, got eps={eps!r}")
 
 
-@types.pytree_dataclass
+def _check_box(low: Any, high: Any) -> None:
+  # Tracers pass unchecked: the drivers check that x is within its bounds.
+  for name, end, sign in (("low", low, 1), ("high", high, -1)):
+    if isinstance(end, jax.core.Tracer):
+      continue
+    beyond = np.max(sign * np.asarray(end), initial=0)
+    if beyond > 0:
+      raise ValueError(
+        f"the box must hold the clean input, low <= 0 <= high, but {name} "
+        f"reaches {sign * beyond:g}: give inputs that are within their bounds"
+      )
+
+
+def _typed(delta: Array, *numbers: Any) -> list[Array]:
+  """The numbers in the type of `delta`, which the answers then have, too."""
+  return [jnp.asarray(number, jnp.result_type(delta)) for number in numbers]
+
+
 @dataclasses.dataclass(frozen=True)
-class Linf:
-  """Perturbations with `max |delta_i| <= eps`."""
+class _Radius:
+  """What the balls with a radius of their own share."""
 
   eps: Scalar
 
   def __post_init__(self) -> None:
     _check_eps(self.eps)
 
+  def resized(self, eps: Scalar) -> Self:
+    """The ball of radius eps; all else stays as it is."""
+    return dataclasses.replace(self, eps=eps)
+
+
+@types.pytree_dataclass
+@dataclasses.dataclass(frozen=True)
+class Linf(_Radius):
+  """Perturbations with `max |delta_i| <= eps`."""
+
   def project(self, delta: Array) -> Array:
     """Clips every coordinate to [-eps, eps]."""
-    return jnp.clip(delta, -self.eps, self.eps)
+    (eps,) = _typed(delta, self.eps)
+    return jnp.clip(delta, -eps, eps)
 
   def project_box(self, delta: Array, low: Array, high: Array) -> Array:
     """The exact projection: both sets are boxes."""
-    return jnp.clip(self.project(delta), low, high)
+    _check_box(low, high)
+    return jnp.clip(self.project(delta), *_typed(delta, low, high))
 
   def steepest(self, grad: Array) -> Array:
     """The sign of the gradient."""
@@ -50,7 +83,8 @@ class Linf:
 
   def sample(self, key: Array, like: Array) -> Array:
     """Every coordinate uniform in [-eps, eps]."""
-    return self.eps * jax.random.uniform(key, like.shape, like.dtype, -1.0, 1.0)
+    (eps,) = _typed(like, self.eps)
+    return eps * jax.random.uniform(key, like.shape, like.dtype, -1.0, 1.0)
 
   def norm(self, delta: Array) -> Array:
     """The largest magnitude."""
@@ -59,19 +93,15 @@ class Linf:
 
 @types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
-class L2:
+class L2(_Radius):
   """Perturbations with `sqrt(sum delta_i^2) <= eps`."""
-
-  eps: Scalar
-
-  def __post_init__(self) -> None:
-    _check_eps(self.eps)
 
   def project(self, delta: Array) -> Array:
     """Shrinks `delta` to length eps where it is longer."""
+    (eps,) = _typed(delta, self.eps)
     length = self.norm(delta)
-    shrunk = self.eps * numerics.unit_l2(delta)
-    return jnp.where(length > self.eps, shrunk, delta)
+    shrunk = eps * numerics.unit_l2(delta)
+    return jnp.where(length > eps, shrunk, delta)
 
   def project_box(self, delta: Array, low: Array, high: Array) -> Array:
     """Projects, then clips: inside both, as in Madry et al. and AutoAttack.
@@ -79,7 +109,8 @@ class L2:
     Clipping towards 0 never lengthens, so the result is feasible; it need not
     be the nearest feasible point.
     """
-    return jnp.clip(self.project(delta), low, high)
+    _check_box(low, high)
+    return jnp.clip(self.project(delta), *_typed(delta, low, high))
 
   def steepest(self, grad: Array) -> Array:
     """The gradient scaled to length 1; zero stays zero."""
@@ -90,7 +121,8 @@ class L2:
     key_direction, key_radius = jax.random.split(key)
     direction = jax.random.normal(key_direction, like.shape, like.dtype)
     radius = jax.random.uniform(key_radius, (), like.dtype) ** (1 / like.size)
-    return self.eps * radius * numerics.unit_l2(direction)
+    (eps,) = _typed(like, self.eps)
+    return eps * radius * numerics.unit_l2(direction)
 
   def norm(self, delta: Array) -> Array:
     """The Euclidean length."""
@@ -99,7 +131,7 @@ class L2:
 
 @types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
-class L1:
+class L1(_Radius):
   """Perturbations with `sum |delta_i| <= eps`.
 
   Attributes:
@@ -109,11 +141,7 @@ class L1:
       the sparsity of Tramer and Boneh (2019) as CleverHans and Foolbox ship it.
   """
 
-  eps: Scalar
   top_fraction: Scalar = 0.01
-
-  def __post_init__(self) -> None:
-    _check_eps(self.eps)
 
   def project(self, delta: Array) -> Array:
     """The nearest point by soft thresholding (Duchi et al., 2008)."""
@@ -125,9 +153,11 @@ class L1:
     Soft thresholding after which every coordinate is clipped, with the
     threshold that uses up the radius; rescaling would not be a projection.
     """
+    _check_box(low, high)
+    eps, low, high = _typed(delta, self.eps, low, high)
     magnitude = jnp.abs(delta)
     caps = jnp.where(delta > 0, high, -low)
-    shift = numerics.soft_threshold(magnitude, caps, self.eps)
+    shift = numerics.soft_threshold(magnitude, caps, eps)
     return jnp.sign(delta) * jnp.clip(magnitude - shift, 0.0, caps)
 
   def steepest(self, grad: Array) -> Array:
@@ -143,7 +173,8 @@ class L1:
     key_gap, key_sign = jax.random.split(key)
     gaps = jax.random.exponential(key_gap, (like.size + 1,), like.dtype)
     sign = jax.random.rademacher(key_sign, (like.size,), like.dtype)
-    point = self.eps * sign * gaps[:-1] / jnp.sum(gaps)
+    (eps,) = _typed(like, self.eps)
+    point = eps * sign * gaps[:-1] / jnp.sum(gaps)
     return jnp.reshape(point, like.shape)
 
   def norm(self, delta: Array) -> Array:
@@ -153,17 +184,12 @@ class L1:
 
 @types.pytree_dataclass
 @dataclasses.dataclass(frozen=True)
-class L0:
+class L0(_Radius):
   """Perturbations of at most `eps` coordinates, of any size.
 
   A pixel counts once for each of its channels. The set is a cone and not
   convex: coordinates of equal size are kept from the first on.
   """
-
-  eps: Scalar
-
-  def __post_init__(self) -> None:
-    _check_eps(self.eps)
 
   def _largest(self, magnitude: Array) -> Array:
     eps = jnp.floor(self.eps)
@@ -182,7 +208,8 @@ class L0:
     Keeping one lowers the squared distance to `delta` by `c * (2 delta - c)`,
     with `c` what clipping leaves of it.
     """
-    kept = jnp.clip(delta, low, high)
+    _check_box(low, high)
+    kept = jnp.clip(delta, *_typed(delta, low, high))
     # The root of the gain: the gain itself of small coordinates is no number.
     gain = jnp.sqrt(jnp.abs(kept)) * jnp.sqrt(jnp.abs(2 * delta - kept))
     return jnp.where(self._largest(gain), kept, 0.0)
@@ -245,6 +272,10 @@ class Masked:
     """The ball's norm; infinite where a forbidden coordinate moved."""
     outside = jnp.any(delta != self._keep(delta))
     return jnp.where(outside, jnp.inf, self.ball.norm(delta))
+
+  def resized(self, eps: Scalar) -> Self:
+    """The mask, and the ball with the radius eps."""
+    return dataclasses.replace(self, ball=self.ball.resized(eps))
 
   @property
   def eps(self) -> Any:

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from jaxadv import (
+  call_checks,
   checks,
   criteria,
   engine,
-  evaluation,
   judge,
   oracles,
   suspicions,
@@ -60,7 +60,7 @@ class _Job(NamedTuple):
   key: Array
   images: np.ndarray
   labels: np.ndarray
-  ball: types.Ball
+  threat: types.Threat
   options: dict[str, Any]  # Of `engine.craft`.
   folder: pathlib.Path | None
 
@@ -72,8 +72,7 @@ def cascade(
   images: np.ndarray,
   labels: np.ndarray,
   *,
-  ball: types.Ball,
-  bounds: tuple[float, float] = (0.0, 1.0),
+  ball: types.Ball | None = None,
   slots: int = 128,
   progress: bool = True,
   num_draws: int = 1,
@@ -83,8 +82,9 @@ def cascade(
   """Runs attacks in order, each on the examples that are still right.
 
   The union of all attacks at the price of the first for most examples. An
-  example is broken where a fresh question to the model finds a result inside
-  ball and bounds misclassified. Keys are made of the attack's name and the
+  example is broken where a fresh question to the model finds that a result
+  inside ball and bounds meets the criterion. These are the attacks' own, which
+  have to agree. Keys are made of the attack's name and the
   example's place in the data set: neither which others survived nor which
   attacks ran before changes what an attack does to an example.
 
@@ -94,9 +94,9 @@ def cascade(
     key: A PRNG key.
     images: Inputs [N, ...], floating point in the bounds.
     labels: Their labels [N].
-    ball: The threat model. Minimum-norm attacks may leave it, and then have
-      not broken the example.
-    bounds: The range of inputs.
+    ball: The threat model, where no attack has said it: that of the attacks by
+      default. Minimum-norm attacks may leave it, and then have not broken the
+      example.
     slots: Rows per device that are attacked at once; the batch size.
     progress: Show a progress bar for each attack (on a terminal).
     num_draws: Of a randomised model, for each verdict: the mean of so many
@@ -108,12 +108,13 @@ def cascade(
 
   Raises:
     engine.Interrupted: `stop` said so; the next call goes on from there.
-    TypeError: inputs that are not floats, labels that are not integers.
-    ValueError: no attacks or names unfit for files, inputs that `engine.craft`
-      refuses, a `checkpoint_dir` of another job.
+    TypeError: arguments that `engine.craft` refuses.
+    ValueError: no attacks or names unfit for files, attacks with different
+      balls, bounds or criteria, inputs that `engine.craft` refuses, a
+      `checkpoint_dir` of another job.
   """
-  images, labels = np.asarray(images), np.asarray(labels)
-  _check(attacks, images, labels, bounds)
+  images, labels = call_checks.canonical(images), np.asarray(labels)
+  threat = _check(attacks, logits_fn, key, images, labels, ball)
   checks.num_steps(slots, "slots")
   checks.num_steps(num_draws, "num_draws")
   folder = None if checkpoint_dir is None else pathlib.Path(checkpoint_dir)
@@ -124,15 +125,15 @@ def cascade(
     key,
     images,
     labels,
-    ball,
-    options | {"bounds": bounds},
+    threat,
+    options,
     folder,
   )
   if folder:
-    threat = (ball, bounds, num_draws)
     data = (key, images, labels)
     order = np.frombuffer(" ".join(attacks).encode(), np.uint8)
-    _claim(folder, (order, dict(attacks), logits_fn, data, threat))
+    judged = (threat, num_draws)
+    _claim(folder, (order, dict(attacks), logits_fn, data, judged))
   result = _in_order(job, attacks)
   found = _suspicions(job, attacks, result.robust_accuracy)
   return result._replace(suspicions=found)
@@ -161,6 +162,10 @@ def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
   total = engine.Record(
     x_adv=x_adv,
     success=breaker != nobody,
+    inside=judge.inside(
+      job.threat.ball, job.images, x_adv, bounds=job.threat.bounds
+    ),
+    bounded=np.asarray(True),
     distance=distances(job.images, x_adv),
     index=np.arange(len(x_adv), dtype=np.int32),
     **cost,
@@ -168,19 +173,51 @@ def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
   return Result(total, np.asarray(names)[breaker], accuracy, seconds, ())
 
 
-def _check(attacks, images, labels, bounds) -> None:
+def _check(attacks, logits_fn, key, images, labels, ball) -> types.Threat:
   unfit = [name for name in attacks if not re.fullmatch(r"[\w-]+", name)]
   if not attacks or unfit or CLEAN in attacks:
     raise ValueError(
       f"attacks must have names of letters, digits, - and _, other than "
       f"{CLEAN!r}, got {list(attacks)}"
     )
-  checks.bounds(bounds)
-  checks.inputs(images, bounds, "images")
-  checks.batch(images, labels)
   checks.labels(labels, None, "labels")
-  if len(images) == 0:
-    raise ValueError("images must hold at least one example, got none")
+  for attack in attacks.values():
+    call_checks.attack_call(attack, logits_fn, key, images, labels, "images")
+  return _common(attacks, ball)
+
+
+def _common(
+  attacks: Mapping[str, types.Attack], ball: types.Ball | None
+) -> types.Threat:
+  """What all attacks are after: each has to agree or leave it open."""
+  threats = {name: attack.threat for name, attack in attacks.items()}
+  found = [ball] if ball is not None else []
+  found += [t.ball for t in threats.values() if t.ball is not None]
+  if not found:
+    raise ValueError(
+      "ball must be given where no attack has one: ball=balls.Linf(8 / 255)"
+    )
+  stated = [
+    threat.criterion
+    for threat in threats.values()
+    if not criteria.is_never(threat.criterion)
+  ]
+  criterion = stated[0] if stated else types.hashable(criteria.misclassified)
+  first = next(iter(threats.values()))
+  common = types.Threat(found[0], first.bounds, criterion)
+  for name, threat in threats.items():
+    own = types.Threat(
+      common.ball if threat.ball is None else threat.ball,
+      threat.bounds,
+      criterion if criteria.is_never(threat.criterion) else threat.criterion,
+    )
+    if not types.same(own, common):
+      raise ValueError(
+        f"attack {name!r} has {own} where others, or the argument ball, have "
+        f"{common}: the attacks of a cascade need the same ball, bounds and "
+        "criterion"
+      )
+  return common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,15 +247,17 @@ def _fooled(job: _Job, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     job.key,
     x,
     job.labels[rows],
-    criteria.misclassified,
+    job.threat.criterion,
     batch_size=job.options["slots"],
     index=rows,
   )
 
 
 def _broken(job: _Job, x_adv: np.ndarray, rows: np.ndarray) -> np.ndarray:
-  bounds = job.options["bounds"]
-  valid = evaluation.inside(job.ball, job.images[rows], x_adv, bounds=bounds)
+  threat = job.threat
+  valid = judge.inside(
+    threat.ball, job.images[rows], x_adv, bounds=threat.bounds
+  )
   return valid & _fooled(job, x_adv, rows)
 
 
@@ -245,6 +284,7 @@ def _crafted(
 
 
 def _craft(job, name, attack, rows, checkpoint=None) -> engine.Record:
+  silent = criteria.is_never(attack.threat.criterion)
   return engine.craft(
     attack,
     job.logits_fn,
@@ -254,6 +294,7 @@ def _craft(job, name, attack, rows, checkpoint=None) -> engine.Record:
     checkpoint=checkpoint,
     index=rows,
     name=name,
+    criterion=job.threat.criterion if silent else None,
     **job.options,
   )
 

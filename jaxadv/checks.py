@@ -4,7 +4,6 @@ Values are looked at only where they are concrete: inside `jit` the shapes and
 types are checked and the numbers are the caller's business.
 """
 
-import warnings
 from typing import Any
 
 import jax
@@ -12,6 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxadv import types
+
+
+def attack(value: Any) -> None:
+  """Refuses what is no attack, such as arguments in another order."""
+  if not isinstance(value, types.Attack):
+    raise TypeError(
+      f"attack must be made by a factory such as attacks.pgd(...), got "
+      f"{type(value).__name__}: the order is attack, logits_fn, key, x, y"
+    )
 
 
 def num_steps(value: Any, name: str = "num_steps") -> None:
@@ -44,6 +52,44 @@ def below_one(name: str, value: Any) -> None:
 def at_most_one(name: str, value: Any) -> None:
   """Refuses numbers that are not <= 1 (so NaN, too)."""
   _compare(name, value, np.less_equal, "<=", 1)
+
+
+def key(value: Any, name: str = "key") -> None:
+  """Refuses what is no single PRNG key, and keys of rbg generators.
+
+  Mapped over rows, those draw other numbers for a row in another batch, so no
+  result would be independent of batch and slots. A raw key, as of
+  `jax.random.PRNGKey(0)`, is taken for one of JAX's default generator.
+
+  Raises:
+    TypeError: no key, or one of the generators "rbg" and "unsafe_rbg".
+    ValueError: an array of keys.
+  """
+  data_type = getattr(value, "dtype", None)
+  if data_type == np.uint32 and value.ndim > 0:
+    try:
+      value = jax.random.wrap_key_data(value)
+    except TypeError as error:
+      raise TypeError(
+        f"{name} must be a PRNG key, got uint32 data of shape {value.shape}, "
+        f"which is no key of JAX's default generator: use jax.random.key(0)"
+      ) from error
+  elif data_type is None or not jnp.issubdtype(data_type, jax.dtypes.prng_key):
+    raise TypeError(
+      f"{name} must be a PRNG key, got {name}={value!r}: use jax.random.key(0)"
+    )
+  if value.shape:
+    raise ValueError(
+      f"{name} must be one PRNG key, got an array of keys of shape "
+      f"{value.shape}: take one, {name}[0]; each row gets its own from it"
+    )
+  generator = str(jax.random.key_impl(value))
+  if generator in ("rbg", "unsafe_rbg"):
+    raise TypeError(
+      f"{name} must be of a generator whose draws for a row do not depend on "
+      f"the batch, got a key of impl={generator!r}: use "
+      f"jax.random.key(0, impl='threefry2x32')"
+    )
 
 
 def _compare(
@@ -80,18 +126,39 @@ def bounds(value: Any) -> None:
   positive("bounds[1] - bounds[0]", value[1] - value[0])
 
 
-def inputs(x: Any, within: tuple[float, float] | None, name: str = "x") -> None:
-  """Refuses inputs that are not finite floats inside the bounds."""
+def inputs(
+  x: Any,
+  within: tuple[types.Scalar, types.Scalar] | None,
+  name: str = "x",
+) -> None:
+  """Refuses inputs that are not finite numbers inside the bounds.
+
+  Half precision is refused: a perturbation of 8/255 has five bits of mantissa
+  left next to 1, so neither the attack nor its judge could be right. Models may
+  compute in half precision inside.
+  """
+  if not hasattr(x, "dtype") or not hasattr(x, "ndim"):
+    raise TypeError(
+      f"{name} must be an array, got {type(x).__name__}: convert with "
+      f"np.asarray"
+    )
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(
       f"{name} must be floating point, got dtype {x.dtype}: convert images to "
       f"float32 and divide by 255"
+    )
+  if jnp.finfo(x.dtype).bits < 32:
+    raise TypeError(
+      f"{name} must be float32, got dtype {x.dtype}: convert with "
+      f"{name}.astype('float32'); the model may compute in {x.dtype} itself"
     )
   if x.ndim < 2:
     raise ValueError(
       f"{name} must have a batch axis and at least one more, got shape "
       f"{x.shape}: add the batch axis with {name}[None]"
     )
+  if x.shape[0] == 0:
+    raise ValueError(f"{name} must hold at least one example, got none")
   if isinstance(x, jax.core.Tracer) or x.size == 0:
     return
   # NumPy, because JAX would stage the calls where this runs inside a `jit`.
@@ -102,7 +169,11 @@ def inputs(x: Any, within: tuple[float, float] | None, name: str = "x") -> None:
     raise ValueError(
       f"{name} holds NaN or infinite values: remove those examples"
     )
-  if within is not None and (low < within[0] or high > within[1]):
+  if within is None or any(isinstance(b, jax.core.Tracer) for b in within):
+    return
+  # As numbers of the inputs' type: 2.2 in float32 is more than 2.2.
+  least, most = np.asarray(within, values.dtype)
+  if low < least or high > most:
     raise ValueError(
       f"{name} must lie in bounds={within}, but spans [{low:g}, {high:g}]: "
       f"rescale the inputs; normalisation belongs inside the model"
@@ -145,37 +216,3 @@ def batch(x: Any, y: types.PyTree) -> None:
         f"y must have one row per row of x, got shape {np.shape(leaf)} for "
         f"{x.shape[0]} inputs"
       )
-
-
-def model(logits_fn: types.LogitsFn, x: Any) -> int | None:
-  """Refuses a model whose output is not one row per input.
-
-  Returns:
-    The number of classes, or None where the output is no [B, C] array.
-  """
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(x)))
-  outputs = jax.eval_shape(logits_fn, keys, x)
-  for leaf in jax.tree.leaves(outputs):
-    if not leaf.shape or leaf.shape[0] != x.shape[0]:
-      raise ValueError(
-        f"logits_fn must return one row per input, got shape {leaf.shape} for "
-        f"{x.shape[0]} inputs: keep the batch axis first"
-      )
-  if isinstance(outputs, jax.ShapeDtypeStruct) and outputs.ndim == 2:
-    return outputs.shape[1]
-  return None
-
-
-def warn_of_probabilities(logits: Any) -> None:
-  """Warns where rows are non-negative and sum to one, as softmax outputs."""
-  logits = np.asarray(logits)
-  if logits.ndim != 2 or logits.size == 0:
-    return
-  sums = logits.sum(axis=-1)
-  if np.all(logits >= 0) and np.allclose(sums, 1.0, atol=1e-3):
-    warnings.warn(
-      "logits_fn looks as if it returned probabilities: attacks need the "
-      "logits, since gradients vanish through a saturated softmax. Remove the "
-      "model's final softmax.",
-      stacklevel=3,
-    )

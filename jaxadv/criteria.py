@@ -1,4 +1,9 @@
-"""When the attacker has won: `(logits[C], y) -> bool` for ONE example."""
+"""When the attacker has won: `(logits[C], y) -> bool` for ONE example.
+
+A model is right where its largest logit is a finite number and that of the
+label. An input that makes it overflow is not classified, so it is not robust
+there; but no target has been reached either.
+"""
 
 import dataclasses
 
@@ -13,16 +18,15 @@ Array = jax.Array
 def misclassified(logits: Array, label: Array) -> Array:
   """Another class has the largest logit; the first of equals is the class.
 
-  Logits that are not numbers are no decision, so they win nothing.
+  Logits that decide nothing, since one is NaN or the largest is infinite, are
+  misclassified as well.
   """
-  decided = ~jnp.any(jnp.isnan(logits))
-  return (jnp.argmax(logits) != label) & decided
+  return (jnp.argmax(logits) != label) | ~_decided(logits)
 
 
 def classified_as(logits: Array, target: Array) -> Array:
-  """The target class has the largest logit."""
-  decided = ~jnp.any(jnp.isnan(logits))
-  return (jnp.argmax(logits) == target) & decided
+  """The target class has the largest logit, which is a finite number."""
+  return (jnp.argmax(logits) == target) & _decided(logits)
 
 
 def misclassified_pair(logits: Array, y: tuple[Array, Array]) -> Array:
@@ -68,12 +72,24 @@ def never(logits: Array, y: types.PyTree) -> Array:
   return jnp.zeros((), bool)
 
 
+def _decided(logits: Array) -> Array:
+  # The maximum is NaN where any logit is. Minus infinity is a fair logit of a
+  # class that is ruled out.
+  return jnp.isfinite(jnp.max(logits))
+
+
+def is_never(criterion: types.Criterion) -> bool:
+  """Whether this is `never`, so that success has to be said elsewhere."""
+  return types.same(types.hashable(criterion), types.hashable(never))
+
+
 @dataclasses.dataclass(frozen=True)
 class _ConfidenceBelow:
   threshold: float
 
   def __call__(self, logits: Array, label: Array) -> Array:
-    return jax.nn.softmax(logits)[label] < self.threshold
+    # Not `<`: a probability that is no number is not large enough.
+    return ~(jax.nn.softmax(logits)[label] >= self.threshold)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxadv import checks, criteria, engine, judge, types
+from jaxadv import attacks, call_checks, checks, criteria, engine, judge, types
 
-# What adding a perturbation to an input and taking it off again may cost.
-_ABSOLUTE, _RELATIVE = 1e-6, 1e-5
+# Whether results are finite, in the ball and in the bounds, see `judge`.
+inside = judge.inside
 
 
 class Summary(NamedTuple):
@@ -46,13 +45,23 @@ def fooled(
 ) -> np.ndarray:
   """Whether each input is misclassified [N], by one fresh forward pass.
 
-  A targeted attack, too, is judged by this for robust accuracy.
+  A targeted attack, too, is judged by this for robust accuracy. Logits that are
+  not finite are misclassified. Neither ball nor bounds are looked at: see
+  `inside`.
+
+  Raises:
+    TypeError: arguments in another order, inputs that are not float32 or
+      float64, labels that are not integers.
+    ValueError: inputs that are not finite, labels out of range, a model of one
+      logit, nothing to judge.
   """
+  x_adv, labels = call_checks.canonical(x_adv), np.asarray(labels)
+  call_checks.judgement(logits_fn, key, x_adv, labels)
   return judge.success(
     logits_fn,
     key,
     x_adv,
-    np.asarray(labels),
+    labels,
     criteria.misclassified,
     batch_size=batch_size,
   )
@@ -72,7 +81,7 @@ def accuracy(
 
 
 def summary(
-  clean_wrong: np.ndarray, fooled_by: Iterable[np.ndarray]
+  clean_wrong: np.ndarray, fooled_by: Iterable[engine.Record | np.ndarray]
 ) -> Summary:
   """The worst case per example over attacks.
 
@@ -81,10 +90,18 @@ def summary(
 
   Args:
     clean_wrong: Whether the clean input is misclassified [N].
-    fooled_by: For each attack, whether its result is misclassified [N].
+    fooled_by: For each attack, its record, or whether its result is
+      misclassified and where the attack has to stay [N]. The success of a
+      targeted attack is another: take `fooled` for it.
+
+  Raises:
+    ValueError: a record of an attack that knows no radius, or of a part of the
+      examples.
   """
   clean_wrong = np.asarray(clean_wrong, bool)
-  broken = np.logical_or.reduce([clean_wrong, *fooled_by])
+  broken = clean_wrong.copy()
+  for each in fooled_by:
+    broken |= _broken(each, clean_wrong)
   right = ~clean_wrong
   return Summary(
     clean_accuracy=float(right.mean()),
@@ -92,6 +109,27 @@ def summary(
     success_rate=float(broken[right].mean()) if right.any() else float("nan"),
     num_examples=len(right),
   )
+
+
+def _broken(
+  result: engine.Record | np.ndarray, clean_wrong: np.ndarray
+) -> np.ndarray:
+  broken = result
+  if isinstance(result, engine.Record):
+    if not result.bounded:
+      raise ValueError(
+        "fooled_by holds the record of an attack without a radius, whose "
+        "successes may be at any distance: craft it with "
+        "attacks.within(attack, ball)"
+      )
+    broken = result.success
+  broken = np.asarray(broken, bool)
+  if broken.shape != clean_wrong.shape:
+    raise ValueError(
+      f"fooled_by must have a row for each of {len(clean_wrong)} examples, got "
+      f"shape {broken.shape}"
+    )
+  return broken
 
 
 def marginal_drops(
@@ -108,32 +146,6 @@ def marginal_drops(
   }
 
 
-def inside(
-  ball: types.Ball,
-  x: np.ndarray,
-  x_adv: np.ndarray,
-  *,
-  bounds: tuple[float, float] = (0.0, 1.0),
-) -> np.ndarray:
-  """Whether each result is finite, in the ball and in the bounds [N].
-
-  The radius may be exceeded by rounding: 1e-6 and 1e-5 of itself. The bounds
-  may not.
-  """
-  return np.asarray(
-    _inside(ball, jnp.asarray(x), jnp.asarray(x_adv), bounds), bool
-  )
-
-
-@jax.jit
-def _inside(ball: Any, x, x_adv, bounds):
-  norms = jax.vmap(ball.norm)(x_adv - x)
-  rows = norms <= ball.eps * (1 + _RELATIVE) + _ABSOLUTE
-  axes = tuple(range(1, x.ndim))
-  in_bounds = (x_adv >= bounds[0]) & (x_adv <= bounds[1])
-  return rows & jnp.all(in_bounds, axis=axes)
-
-
 def robustness_curve(
   attack_fn: Callable[[types.Ball], types.Attack],
   threats: Sequence[types.Ball],
@@ -141,15 +153,13 @@ def robustness_curve(
   key: jax.Array,
   images: np.ndarray,
   labels: np.ndarray,
-  *,
-  bounds: tuple[float, float] = (0.0, 1.0),
   **options: Any,
 ) -> np.ndarray:
   """Robust accuracy in each ball [K], one compilation for all.
 
   An example that a smaller ball broke is broken in the larger ones: they are
   nested, so the curve never rises and later attacks see the survivors only. A
-  result outside of its ball or the bounds (see `inside`) breaks nothing.
+  result outside of its ball or the attack's bounds breaks nothing.
 
   Args:
     attack_fn: Makes the attack in a ball, such as `lambda ball:
@@ -160,12 +170,12 @@ def robustness_curve(
     key: A PRNG key.
     images: Inputs [N, ...].
     labels: Their labels [N].
-    bounds: The range of inputs.
     **options: Passed on to `engine.craft`.
 
   Raises:
     TypeError: `threats` holds what is no ball.
-    ValueError: the radii do not increase.
+    ValueError: the radii do not increase; an attack has another ball than it
+      was asked for, or does not stop at misclassification.
   """
   for ball in threats:
     checks.ball(ball)
@@ -179,11 +189,9 @@ def robustness_curve(
     rows = np.flatnonzero(robust)
     if len(rows) and eps > 0:
       x, y = images[rows], labels[rows]
-      record = engine.craft(
-        attack_fn(ball), logits_fn, key, x, y, bounds=bounds, **options
-      )
-      valid = inside(ball, x, record.x_adv, bounds=bounds)
-      robust[rows] = ~(record.success & valid)
+      attack = attacks.within(attack_fn(ball), ball)
+      record = engine.craft(attack, logits_fn, key, x, y, **options)
+      robust[rows] = ~record.success
     curve.append(robust.mean())
   return np.asarray(curve)
 

@@ -1,5 +1,7 @@
 """Small exact building blocks for one example, safe at zero."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -23,23 +25,41 @@ def guard(tiny: float, dtype: jnp.dtype) -> float:
   return max(tiny, float(jnp.finfo(dtype).tiny))
 
 
+def wide_type(x: Array) -> jnp.dtype:
+  """The type to compute with: that of `x`, but float32 at least."""
+  return jnp.promote_types(jnp.result_type(x), jnp.float32)
+
+
 def kth_largest(magnitudes: Array, k: Array | int) -> Array:
-  """The k-th largest of non-negative float32 numbers; `k` may be traced.
+  """The k-th largest of non-negative numbers; `k` may be traced.
 
-  Bisects the bit pattern, whose integer order is the order of non-negative
-  floats: exact after 31 counts, and several times faster than a sort.
+  Exact after as many counts as the type has bits but for the sign (31, or 63 in
+  float64), and several times faster than a sort. Half precision gives float32.
   """
-  bits = jax.lax.bitcast_convert_type(
-    jnp.ravel(magnitudes).astype(jnp.float32), jnp.int32
-  )
+  bits = ordered_bits(jnp.ravel(magnitudes))
+  last = largest_bits(lambda least: jnp.sum(bits >= least) >= k, bits.dtype)
+  return jax.lax.bitcast_convert_type(last, wide_type(magnitudes))
 
-  def set_bit(i, threshold):
-    candidate = threshold | (jnp.int32(1) << (30 - i))
-    enough = jnp.sum(bits >= candidate) >= k
-    return jnp.where(enough, candidate, threshold)
 
-  threshold = jax.lax.fori_loop(0, 31, set_bit, jnp.int32(0))
-  return jax.lax.bitcast_convert_type(threshold, jnp.float32)
+def ordered_bits(magnitudes: Array) -> Array:
+  """Bit patterns: integers in the order of these non-negative numbers."""
+  magnitudes = magnitudes.astype(wide_type(magnitudes))
+  integer = jnp.int64 if magnitudes.dtype == jnp.float64 else jnp.int32
+  return jax.lax.bitcast_convert_type(magnitudes, integer)
+
+
+def largest_bits(enough: Callable[[Array], Array], dtype: jnp.dtype) -> Array:
+  """The largest pattern for which `enough` holds, by bisection; 0 at least.
+
+  `enough` holds up to some pattern and for none above it.
+  """
+  top = jnp.iinfo(dtype).bits - 2
+
+  def set_bit(i, found):
+    candidate = found | (jnp.ones((), dtype) << jnp.asarray(top - i, dtype))
+    return jnp.where(enough(candidate), candidate, found)
+
+  return jax.lax.fori_loop(0, top + 1, set_bit, jnp.zeros((), dtype))
 
 
 def soft_threshold(
@@ -54,6 +74,7 @@ def soft_threshold(
   """
   # Sums over several axes take XLA:CPU longer.
   magnitudes, caps = jnp.ravel(magnitudes), jnp.ravel(caps)
+  total = jnp.asarray(total, magnitudes.dtype)
   zero = jnp.zeros((), magnitudes.dtype)
   largest = jnp.max(magnitudes, initial=0.0)
   rounding = jnp.finfo(magnitudes.dtype).eps * largest

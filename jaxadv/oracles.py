@@ -2,6 +2,11 @@
 
 Attacks call the model through these functions only, so that every loss and
 criterion stays a function of ONE example and every kernel can be wrapped.
+
+A row has one key, and three sorts of keys are made of it, which never meet:
+`step_keys` for the model, `start_keys` for what an attack draws before its
+first step, `own_keys` for what it draws later. A randomised model may split its
+key as it likes and still draws nothing that the attack has drawn.
 """
 
 from collections.abc import Callable
@@ -13,6 +18,10 @@ import jax.numpy as jnp
 from jaxadv import types
 
 Array = jax.Array
+
+# Numbers that no count of steps reaches, for the keys that are not the model's.
+_START = 0x73746172
+_OWN = 0x6F776E00
 
 
 class Samples(NamedTuple):
@@ -34,19 +43,31 @@ class Answer(NamedTuple):
 
 
 class Jacobian(NamedTuple):
-  """Logits [B, C], chosen classes [B, K] and their gradients [B, K, ...].
+  """Outputs, logits [B, C], chosen classes [B, K], gradients [B, K, ...].
 
   Of a randomised model the logits are those of its mean probabilities.
   """
 
+  outputs: types.PyTree
   logits: Array
   classes: Array
   grads: Array
 
 
 def step_keys(keys: Array, count: Array) -> Array:
-  """The keys of step `count[B]` of rows with `keys[B]`."""
+  """The model's keys in question `count[B]` of rows with `keys[B]`."""
   return jax.vmap(jax.random.fold_in)(keys, count)
+
+
+def start_keys(keys: Array) -> Array:
+  """The keys of rows with `keys[B]` for random starts."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, _START)
+
+
+def own_keys(keys: Array, count: Array) -> Array:
+  """The attack's keys in step `count[B]` of rows with `keys[B]`."""
+  own = jax.vmap(jax.random.fold_in, (0, None))(keys, _OWN)
+  return jax.vmap(jax.random.fold_in)(own, count)
 
 
 def loss(
@@ -100,9 +121,7 @@ def _log_mean_probability(logits: Array) -> Array:
 
 def outputs(logits_fn: types.LogitsFn, keys: Array, x: Array) -> types.PyTree:
   """Asks for the outputs alone: one forward pass."""
-  answer = logits_fn(keys, x)
-  _overhear(logits_fn, answer)
-  return answer
+  return logits_fn(keys, x)
 
 
 def loss_and_gradient(
@@ -125,7 +144,6 @@ def loss_and_gradient(
     return jnp.sum(per_row), (answer, per_row)
 
   grad, (answer, per_row) = jax.grad(total, has_aux=True)(x)
-  _overhear(logits_fn, answer)
   return Answer(answer, per_row, jnp.where(jnp.isfinite(grad), grad, 0.0))
 
 
@@ -150,7 +168,6 @@ def gradients(
     return loss(losses_fn, answer, y), answer
 
   values, pull_back, answer = jax.vjp(ask, x, has_aux=True)
-  _overhear(logits_fn, answer)
 
   def row_grads(one_hot: Array) -> Array:
     return pull_back(jnp.broadcast_to(one_hot[None], values.shape))[0]
@@ -178,7 +195,8 @@ def jacobian(
     classes_fn: Chooses the classes [K] from the logits [C] of ONE example.
 
   Returns:
-    The logits [B, C], the classes [B, K] and their gradients [B, K, ...].
+    The outputs, their logits [B, C], the classes [B, K] and their gradients
+    [B, K, ...].
   """
 
   def ask(x: Array):
@@ -186,7 +204,6 @@ def jacobian(
     return mean_logits(answer), answer
 
   logits, pull_back, answer = jax.vjp(ask, x, has_aux=True)
-  _overhear(logits_fn, answer)
   classes = jax.vmap(classes_fn)(logits)
 
   def row_grads(column: Array) -> Array:
@@ -194,36 +211,40 @@ def jacobian(
     return pull_back(one_hot)[0]
 
   grads = jax.vmap(row_grads, in_axes=1, out_axes=1)(classes)
-  return Jacobian(logits, classes, jnp.where(jnp.isfinite(grads), grads, 0.0))
+  finite = jnp.where(jnp.isfinite(grads), grads, 0.0)
+  return Jacobian(answer, logits, classes, finite)
 
 
 def choose(rows: Array, new: types.PyTree, old: types.PyTree) -> types.PyTree:
-  """`new` in the rows [B] that are True, `old` in the others."""
+  """`new` in the rows [B] that are True, `old` in the others.
+
+  The types are those of `old`, so what a loop carries keeps its own whatever
+  the types of hyperparameters and weights.
+  """
 
   def pick(a, b):
     if a is b:
       return a
+    if a.dtype != b.dtype:
+      a = a.astype(b.dtype)
     return jnp.where(jnp.reshape(rows, rows.shape + (1,) * (a.ndim - 1)), a, b)
 
   return jax.tree.map(pick, new, old)
 
 
-class Redirected:
-  """A model asked about `point` instead, in the rows that `rows` marks.
+def redirected(
+  logits_fn: types.LogitsFn, rows: Array, point: Array
+) -> types.LogitsFn:
+  """A model asked about `point` instead, in the rows [B] that are True.
 
   Lets a combinator put a question of its own to the calls that the wrapped
-  kernel makes, and read the answer: `heard` holds the outputs of the last. It
-  lives for one trace of one step.
+  kernel makes; the outputs that the kernel's step hands back are the answer.
   """
 
-  def __init__(self, logits_fn: types.LogitsFn, rows: Array, point: Array):
-    self.logits_fn = logits_fn
-    self.rows = rows
-    self.point = point
-    self.heard: types.PyTree = None
+  def ask(keys: Array, x: Array) -> types.PyTree:
+    return logits_fn(keys, choose(rows, point, x))
 
-  def __call__(self, keys: Array, x: Array) -> types.PyTree:
-    return self.logits_fn(keys, choose(self.rows, self.point, x))
+  return ask
 
 
 class Sampled:
@@ -239,10 +260,3 @@ class Sampled:
       lambda draw: jax.vmap(jax.random.fold_in, (0, None))(keys, draw)
     )(draws)
     return Samples(jax.vmap(self.logits_fn, (0, None))(sample_keys, x))
-
-
-def _overhear(logits_fn: types.LogitsFn, outputs: types.PyTree) -> None:
-  while isinstance(logits_fn, Redirected | Sampled):
-    if isinstance(logits_fn, Redirected):
-      logits_fn.heard = outputs
-    logits_fn = logits_fn.logits_fn

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import types
+from jaxadv import numerics, types
 
 Array = jax.Array
 Bounds = tuple[types.Scalar, types.Scalar]
@@ -54,17 +54,11 @@ def l1(x: Array, w: Array, gap: Array, bounds: Bounds) -> Array:
   """
   task = _task(x, w, gap, bounds)
   gains = task.weights * task.room
-  # The integer order of these bit patterns is that of the weights.
-  bits = jax.lax.bitcast_convert_type(
-    task.weights.astype(jnp.float32), jnp.int32
+  bits = numerics.ordered_bits(task.weights)
+  last = numerics.largest_bits(
+    lambda least: jnp.sum(jnp.where(bits >= least, gains, 0.0)) >= task.need,
+    bits.dtype,
   )
-
-  def set_bit(i, threshold):
-    candidate = threshold | (jnp.int32(1) << (30 - i))
-    enough = jnp.sum(jnp.where(bits >= candidate, gains, 0.0)) >= task.need
-    return jnp.where(enough, candidate, threshold)
-
-  last = jax.lax.fori_loop(0, 31, set_bit, jnp.int32(0))
   rest = task.need - jnp.sum(jnp.where(bits > last, gains, 0.0))
   partial = jnp.sum(jnp.where(bits == last, gains, 0.0))
   share = jnp.clip(rest / jnp.where(partial > 0, partial, 1.0), 0.0, 1.0)

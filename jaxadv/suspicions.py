@@ -1,22 +1,30 @@
 """Signs that an evaluation by attacks may overrate a model.
 
-The six flags of AutoAttack. Each function returns messages, none where all is
-well. They are hints: a model may show a sign for good reasons. Random draws,
-gradients and loops of open length are looked for in the model's program.
+The six flags of AutoAttack, and outputs that are no numbers. Each function
+returns messages, none where all is well. They are hints: a model may show a
+sign for good reasons. Random draws, gradients and loops of open length are
+looked for in the model's program.
 
 Reference: Croce, Hein, "Reliable evaluation of adversarial robustness with an
 ensemble of diverse parameter-free attacks", 2020, and the flags of its code.
 """
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxadv import attacks, balls, criteria, engine, judge, losses, types
+from jaxadv import (
+  attacks,
+  balls,
+  criteria,
+  engine,
+  judge,
+  losses,
+  programs,
+  types,
+)
 
 Array = jax.Array
 Messages = tuple[str, ...]
@@ -53,7 +61,7 @@ def randomised(
       "the model is randomised: its outputs differ from draw to draw. Attack "
       "means over draws (autoattack.rand) and judge by several (num_draws).",
     )
-  if _DRAWS & set(_operations(_program(logits_fn, images))):
+  if _DRAWS & set(programs.operations(programs.of_model(logits_fn, images))):
     return (
       "the model draws random numbers, though its outputs agree: make sure "
       "that its randomness is not frozen for the evaluation only.",
@@ -77,8 +85,21 @@ def zero_gradients(
 ) -> Messages:
   """Some clean inputs have no gradient at all, of cross-entropy or of DLR.
 
-  Gradients that are not finite count as zero, as they do to the attacks.
+  Inputs that are misclassified do not count: there DLR is constant wherever the
+  label is third. Gradients that are not finite count as zero, as they do to the
+  attacks.
   """
+  wrong = judge.success(
+    logits_fn,
+    key,
+    images,
+    labels,
+    criteria.misclassified,
+    batch_size=len(images),
+  )
+  if wrong.all():
+    return ()
+  images, labels = images[~wrong], labels[~wrong]
   messages = []
   for name, loss_fn in _LOSSES.items():
     signs = _gradient_signs(loss_fn, logits_fn, key, images, labels)
@@ -117,6 +138,22 @@ def queries_win(
   return ()
 
 
+def not_finite(logits: np.ndarray, where: str) -> Messages:
+  """Some rows [N, C] decide nothing: NaN, or an infinite largest logit.
+
+  Args:
+    logits: The outputs.
+    where: What they are outputs of, such as "clean inputs".
+  """
+  share = np.mean(~np.isfinite(logits.max(axis=-1)))
+  if share > 0:
+    return (
+      f"the outputs are not finite for {share:.1%} of the {where}: these count "
+      "as misclassified. Look for an overflow in the model or its weights.",
+    )
+  return ()
+
+
 def few_classes(num_classes: int) -> Messages:
   """DLR needs three classes and targeted DLR four."""
   if num_classes < 4:
@@ -137,10 +174,10 @@ def optimises(logits_fn: types.LogitsFn, images: np.ndarray) -> Messages:
   steps, goes unseen. A gradient is told by the name that JAX writes into the
   debug information of a lowered program, which another release may change.
   """
-  lowered = jax.jit(_ask).lower(logits_fn, *_one(images))
+  lowered = jax.jit(programs.ask).lower(logits_fn, *programs.question(images))
   if _GRADIENT in lowered.as_text(debug_info=True):
     sign = "a gradient"
-  elif "while" in _operations(_program(logits_fn, images)):
+  elif "while" in programs.operations(programs.of_model(logits_fn, images)):
     sign = "a loop of open length"
   else:
     return ()
@@ -153,25 +190,14 @@ def optimises(logits_fn: types.LogitsFn, images: np.ndarray) -> Messages:
 def of_outputs(
   logits_fn: types.LogitsFn, key: Array, images: np.ndarray, *, batch_size: int
 ) -> Messages:
-  """Probabilities, too few classes, optimisation at test time."""
+  """Probabilities, NaN, too few classes, optimisation at test time."""
   logits = judge.outputs(logits_fn, key, images, batch_size=batch_size)
   return (
     softmax_output(logits)
+    + not_finite(logits, "clean inputs")
     + few_classes(logits.shape[-1])
     + optimises(logits_fn, images)
   )
-
-
-def _ask(logits_fn, keys: Array, images: Array) -> Array:
-  return logits_fn(keys, images)
-
-
-def _one(images: np.ndarray) -> tuple[Array, Array]:
-  return jax.random.split(jax.random.key(0), 1), jnp.asarray(images[:1])
-
-
-def _program(logits_fn: types.LogitsFn, images: np.ndarray) -> Any:
-  return jax.make_jaxpr(_ask)(logits_fn, *_one(images))
 
 
 def _gradient_signs(loss_fn, logits_fn, key, images, labels) -> np.ndarray:
@@ -183,15 +209,5 @@ def _gradient_signs(loss_fn, logits_fn, key, images, labels) -> np.ndarray:
     criterion=criteria.never,
     bounds=anywhere,
   )
-  moved = engine.run(step, logits_fn, key, images, labels, bounds=anywhere)
+  moved = engine.run(step, logits_fn, key, images, labels)
   return np.asarray(moved) - images
-
-
-def _operations(program: Any) -> Iterator[str]:
-  """The names of all operations of a jaxpr and of those inside it."""
-  for equation in getattr(program, "jaxpr", program).eqns:
-    yield equation.primitive.name
-    for value in equation.params.values():
-      for part in value if isinstance(value, tuple | list) else (value,):
-        if hasattr(getattr(part, "jaxpr", part), "eqns"):
-          yield from _operations(part)

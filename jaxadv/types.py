@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+import numpy as np
 
 Array = jax.Array
 # A number that may be traced: a Python float, a NumPy or a JAX scalar.
@@ -51,6 +52,9 @@ class Ball(Protocol):
     """A projection onto the ball and the box `low <= delta <= high`.
 
     `low <= 0 <= high`, elementwise: the box always holds the clean input.
+
+    Raises:
+      ValueError: it does not, seen where these are values and not traced.
     """
 
   def steepest(self, grad: Array) -> Array:
@@ -61,6 +65,9 @@ class Ball(Protocol):
 
   def norm(self, delta: Array) -> Array:
     """The size of `delta` in this ball's norm; inside means at most eps."""
+
+  def resized(self, eps: Scalar) -> "Ball":
+    """The same set with the radius eps; all else stays as it is."""
 
 
 class State(Protocol):
@@ -82,6 +89,32 @@ class State(Protocol):
   def done(self) -> Array: ...
 
 
+class Threat(NamedTuple):
+  """What an attack may do and what it is after: said once, by its factory.
+
+  Drivers and judges read it here, so that an attack and its judge cannot have
+  different ideas of it.
+
+  Attributes:
+    ball: The perturbation set; None for an attack that knows no radius.
+    bounds: The range of inputs.
+    criterion: When the attacker has won, of the attack's own `y`.
+      `criteria.never` where the attack spends its whole budget; a driver then
+      has to be told what a success is.
+  """
+
+  ball: Ball | None
+  bounds: tuple[Scalar, Scalar]
+  criterion: Criterion
+
+
+def threat(
+  ball: Ball | None, bounds: tuple[Scalar, Scalar], criterion: Criterion
+) -> Threat:
+  """A `Threat` as part of a pytree: its criterion is made hashable."""
+  return Threat(ball, bounds, hashable(criterion))
+
+
 class Attack(NamedTuple):
   """A kernel: two pure functions over a batch whose rows are independent.
 
@@ -91,16 +124,19 @@ class Attack(NamedTuple):
 
   Attributes:
     init: `(keys[B], x[B, ...], y) -> State`; asks the model nothing.
-    step: `(logits_fn, State) -> State`; asks the model about the whole batch,
-      each row at the price below.
+    step: `(logits_fn, State) -> (State, outputs)`; asks the model about the
+      whole batch, each row at the price below. The outputs are those at the
+      point that it asked about last, one per row.
     num_steps: The most steps a row may take.
+    threat: The ball, the bounds and the criterion.
     forwards: Forward passes of one step, per row.
     backwards: Backward passes of one step, per row.
   """
 
   init: Callable[[Array, Array, PyTree], Any]
-  step: Callable[[LogitsFn, Any], Any]
+  step: Callable[[LogitsFn, Any], tuple[Any, PyTree]]
   num_steps: int | Array
+  threat: Threat
   forwards: int | Array = 1
   backwards: int | Array = 1
 
@@ -139,6 +175,23 @@ class Static:
 
   def __call__(self, *args: Any) -> Any:
     return self.fun(*args)
+
+
+def same(a: PyTree, b: PyTree) -> bool:
+  """Whether two pytrees have equal structures and equal concrete leaves.
+
+  Leaves that are traced have no value yet and count as equal.
+  """
+  leaves_a, tree_a = jax.tree.flatten(a)
+  leaves_b, tree_b = jax.tree.flatten(b)
+  same_tree: bool = tree_a == tree_b  # type: ignore[operator]
+  return same_tree and all(map(_equal, leaves_a, leaves_b))
+
+
+def _equal(a: Any, b: Any) -> bool:
+  if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
+    return True
+  return a is b or np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def hashable(fun: Callable[..., Any]) -> Callable[..., Any]:

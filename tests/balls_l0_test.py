@@ -74,3 +74,13 @@ def test_norm_sample_and_direction_count_coordinates():
 def test_refuses_a_negative_radius():
   with pytest.raises(ValueError, match="eps"):
     balls.L0(-1)
+
+
+def test_keeps_as_many_coordinates_in_float64():
+  points = np.random.default_rng(0).normal(size=(20, 30))
+  with jax.enable_x64(True):
+    for projected in (
+      _each(balls.L0(7).project, points),
+      _each(lambda point: balls.L0(7).project_box(point, -1.0, 1.0), points),
+    ):
+      np.testing.assert_array_equal(np.count_nonzero(projected, axis=1), 7)

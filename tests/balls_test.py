@@ -219,3 +219,59 @@ def test_a_new_radius_compiles_nothing(kind):
   small, large = project(kind(0.1), delta), project(kind(0.2), delta)
   assert len(traces) == 1
   np.testing.assert_allclose(2 * small, large, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ball", _some_balls(), ids=repr)
+def test_directions_have_length_one_in_float64(ball):
+  grads = np.random.default_rng(0).normal(size=(60, 40))
+  with jax.enable_x64(True):
+    directions = jax.jit(jax.vmap(ball.steepest))(grads)
+    assert directions.dtype == jnp.float64
+    norms = _each(ball.norm, directions)
+  np.testing.assert_allclose(norms, 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [*_KINDS, balls.L0])
+def test_answers_have_the_type_of_the_perturbation(kind):
+  with jax.enable_x64(True):
+    # NumPy's numbers are float64, Python's would take any type.
+    ball, end = kind(np.float64(0.5)), np.float64(1.0)
+    ball = balls.Masked(ball, jnp.asarray(True))
+    delta = jnp.ones(4, jnp.float32)
+    for answer in (
+      ball.project(delta),
+      ball.project_box(delta, -end, end),
+      ball.steepest(delta),
+      ball.sample(jax.random.key(0), delta),
+    ):
+      assert answer.dtype == jnp.float32
+
+
+def test_resized_changes_the_radius_alone():
+  for kind in (*_KINDS, balls.L0):
+    assert kind(0.5).resized(2.0) == kind(2.0)
+  assert balls.L1(0.5, 0.2).resized(2.0) == balls.L1(2.0, 0.2)
+  masked = balls.Masked(balls.L1(0.5, 0.2), jnp.asarray(_MASK)).resized(2.0)
+  assert masked.ball == balls.L1(2.0, 0.2)
+  np.testing.assert_array_equal(masked.mask, _MASK)
+  assert jax.jit(lambda eps: balls.L2(0.1).resized(eps))(3.0).eps == 3
+  with pytest.raises(ValueError, match="eps must be a radius"):
+    balls.L2(0.5).resized(-1.0)
+
+
+@pytest.mark.parametrize("kind", [*_KINDS, balls.L0])
+def test_refuses_a_box_without_the_clean_input(kind):
+  delta, zero = jnp.asarray([0.1, 0.2]), jnp.zeros(2)
+  for ball in (kind(1.0), balls.Masked(kind(1.0), jnp.asarray(True))):
+    with pytest.raises(ValueError, match=r"clean input.*low reaches 0\.1"):
+      ball.project_box(delta, zero + jnp.asarray([0.1, -0.1]), zero + 1)
+    with pytest.raises(ValueError, match=r"clean input.*high reaches -0\.2"):
+      ball.project_box(delta, -1.0, -0.2)
+    # Where nothing is concrete it is the caller's business.
+    jax.jit(ball.project_box)(delta, zero + 0.1, zero + 1)
+
+
+@pytest.mark.parametrize("kind", [*_KINDS, balls.L0])
+def test_refuses_a_radius_in_quotes(kind):
+  with pytest.raises(TypeError, match="eps='8/255': write 8 / 255"):
+    kind("8/255")

@@ -17,9 +17,16 @@ _X, _Y = victims.blobs(40)
 # A few are misclassified from the start.
 _Y = np.where(np.arange(40) % 13 == 0, (_Y + 1) % 4, _Y).astype(np.int32)
 
+
+def _without_ball(attack):
+  return attack._replace(threat=attack.threat._replace(ball=None))
+
+
 _TABLE = {
   "weak": attacks.pgd(_BALL, num_steps=2, step_size=0.06),
-  "far": attacks.pgd(balls.Linf(0.4), num_steps=3, step_size=0.4),
+  "far": _without_ball(
+    attacks.pgd(balls.Linf(0.4), num_steps=3, step_size=0.4)
+  ),
   "strong": attacks.pgd(
     _BALL, num_steps=12, step_size=0.02, loss_fn=losses.margin
   ),
@@ -159,7 +166,10 @@ def test_a_finished_folder_attacks_no_more(tmp_path):
 @pytest.mark.parametrize(
   "other",
   [
-    {"ball": balls.Linf(0.2)},
+    {
+      "ball": balls.Linf(0.2),
+      "table": {"weak": _without_ball(_TABLE["weak"])},
+    },
     {"table": {"weak": _TABLE["strong"]}},
     {"x": _X**2},
     {"logits_fn": victims.ordinary(25, 4)},
@@ -167,7 +177,7 @@ def test_a_finished_folder_attacks_no_more(tmp_path):
   ids=["ball", "attacks", "images", "model"],
 )
 def test_refuses_the_folder_of_another_job(tmp_path, other):
-  table = {"weak": _TABLE["weak"]}
+  table = {"weak": _without_ball(_TABLE["weak"])}
   _run(table, checkpoint_dir=tmp_path)
   with pytest.raises(ValueError, match="belongs to other attacks"):
     _run(**({"table": table} | other), checkpoint_dir=tmp_path)
@@ -178,7 +188,7 @@ def test_verdicts_on_randomised_models_ask_for_means():
   logits_fn = victims.mixed(25, 4, scale=0.02, noise=1.0)
   steady = victims.mixed(25, 4, scale=0.02)
   y = victims.logits(steady, _X).argmax(1).astype(np.int32)
-  none = {"none": attacks.pgd(_BALL, num_steps=1, step_size=0.0)}
+  none = {"none": attacks.pgd(_BALL, num_steps=1, step_size=0.1)}
   once, often = (
     _run(none, logits_fn, y=y, num_draws=n).robust_accuracy[cascade.CLEAN]
     for n in (1, 500)

@@ -140,3 +140,38 @@ def test_probabilities_are_warned_of():
   # Warnings are errors here, so silence is tested, too.
   checks.warn_of_probabilities(logits - 0.5)
   checks.warn_of_probabilities(2 * logits)
+
+
+def test_keys_of_the_default_generator_pass_typed_or_raw():
+  checks.key(jax.random.key(0))
+  checks.key(jax.random.PRNGKey(0))
+  checks.key(np.asarray(jax.random.PRNGKey(0)))
+  jax.jit(checks.key)(jax.random.key(0))
+  jax.jit(checks.key)(jax.random.PRNGKey(0))
+
+
+@pytest.mark.parametrize(
+  "value", [0, None, "0", np.uint32(0), np.arange(2), np.zeros(4, np.uint32)]
+)
+def test_what_is_no_key_is_refused(value):
+  with pytest.raises(TypeError, match=r"seed must be .* jax.random.key\(0\)"):
+    checks.key(value, "seed")
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_an_array_of_keys_is_refused(make):
+  keys = jax.random.split(make(0), 3)
+  with pytest.raises(ValueError, match=r"shape \(3,\): take one, key\[0\]"):
+    checks.key(keys)
+
+
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_generators_whose_draws_depend_on_the_batch_are_refused(generator):
+  typed = jax.random.key(0, impl=generator)
+  with jax.default_prng_impl(generator):
+    raw = jax.random.PRNGKey(0)
+    with pytest.raises(TypeError, match=f"{generator}.*impl='threefry2x32'"):
+      checks.key(raw)
+  for key in (checks.key, jax.jit(checks.key)):
+    with pytest.raises(TypeError, match=f"{generator}.*impl='threefry2x32'"):
+      key(typed)

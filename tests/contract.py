@@ -116,7 +116,7 @@ def _drive(attack, logits_fn, keys, x, y) -> Result:
 
   def advance(result):
     rows = active(result)
-    new = attack.step(logits_fn, result.state)
+    new, _ = attack.step(logits_fn, result.state)
     state = oracles.choose(rows, new, result.state)
     return Result(state, result.steps + rows)
 

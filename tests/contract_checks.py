@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import criteria
+from jaxadv import criteria, types
 from tests import contract, victims
 
 
@@ -42,18 +42,36 @@ def check_saturated(row: contract.Row) -> None:
 def check_types(row: contract.Row) -> None:
   """Shapes and dtypes are those of the inputs, and no step changes any."""
   attack = row.make(row.numbers[0])
-  for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-    start = jax.eval_shape(functools.partial(contract.start, row, dtype))
-    after = jax.eval_shape(attack.step, contract.arguments(row)[0], start)
-    assert (start.x_adv.shape, start.x_adv.dtype) == (
-      (contract.BATCH, *contract.SHAPE),
-      dtype,
-    )
-    described = [
-      jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
-      for state in (start, after)
-    ]
-    assert described[0] == described[1]
+  start = jax.eval_shape(functools.partial(contract.start, row))
+  after, _ = jax.eval_shape(attack.step, contract.arguments(row)[0], start)
+  assert (start.x_adv.shape, start.x_adv.dtype) == (
+    (contract.BATCH, *contract.SHAPE),
+    jnp.float32,
+  )
+  described = [
+    jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    for state in (start, after)
+  ]
+  assert described[0] == described[1]
+
+
+def check_outputs(row: contract.Row) -> None:
+  """A step hands back what the model said, one row per example."""
+  attack = row.make(row.numbers[0])
+  logits_fn, *rest = contract.arguments(row)
+  start = jax.eval_shape(functools.partial(contract.start, row))
+  _, outputs = jax.eval_shape(attack.step, logits_fn, start)
+  said = jax.eval_shape(logits_fn, rest[0], rest[1])
+  assert jax.tree.leaves(outputs)[0].shape[-2:] == said.shape
+
+
+def check_threat(row: contract.Row) -> None:
+  """An attack says itself what it may do and what it is after."""
+  threat = row.make(row.numbers[0]).threat
+  ball = None if row.ball is None else row.ball(row.numbers[0])
+  assert types.same(threat.ball, ball)
+  assert threat.bounds == (0.0, 1.0)
+  assert types.same(threat.criterion, types.hashable(row.won))
 
 
 def check_rows_of_state(row: contract.Row) -> None:
@@ -97,7 +115,7 @@ def check_alone_and_eager(row: contract.Row) -> None:
     state = attack.init(*jax.tree.map(lambda leaf: leaf[2:3], rows))
     steps = 0
     while steps < attack.num_steps and not state.done[0]:
-      state = attack.step(logits_fn, state)
+      state, _ = attack.step(logits_fn, state)
       steps += 1
   assert steps == batch.steps[contract.USUAL, 2]
   np.testing.assert_allclose(
@@ -200,6 +218,8 @@ CHECKS = [
   check_constant,
   check_saturated,
   check_types,
+  check_outputs,
+  check_threat,
   check_rows_of_state,
   check_deterministic,
   check_rows_are_independent,

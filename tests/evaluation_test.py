@@ -116,8 +116,13 @@ def test_robustness_curve_is_that_of_the_closed_form():
 def test_what_left_its_ball_breaks_nothing():
   # 0.01 away from the other class, and attacked in balls of three times eps.
   victim, x = victims.binary(np.ones(25), -12.5), np.full((2, 5, 5, 1), 0.49)
+
+  def far(ball):
+    attack = _four_steps(balls.Linf(3 * ball.eps))
+    return attack._replace(threat=attack.threat._replace(ball=None))
+
   curve = evaluation.robustness_curve(
-    lambda ball: _four_steps(balls.Linf(3 * ball.eps)),
+    far,
     _linf(0.005, 0.02),
     victim,
     _KEY,
@@ -128,23 +133,17 @@ def test_what_left_its_ball_breaks_nothing():
   np.testing.assert_array_equal(curve, [1.0, 0.0])
 
 
-@pytest.mark.parametrize(
-  ("bounds", "expected"), [((0.0, 1.0), [1.0, 1.0]), ((-1.0, 1.0), [1.0, 0.0])]
-)
-def test_what_left_the_bounds_breaks_nothing(bounds, expected):
-  # The other class is 0.01 below zero, where the attack may go.
-  victim = victims.binary(-np.ones(25), -0.25)
-  curve = evaluation.robustness_curve(
-    lambda ball: attacks.fgsm(ball, bounds=(-1.0, 1.0)),
-    _linf(0.005, 0.02),
-    victim,
-    _KEY,
-    np.zeros((2, 5, 5, 1), np.float32),
-    np.zeros(2, np.int32),
-    bounds=bounds,
-    progress=False,
-  )
-  np.testing.assert_array_equal(curve, expected)
+def test_robustness_curve_refuses_an_attack_in_another_ball():
+  victim, x = victims.binary(np.ones(25), -12.5), np.full((2, 5, 5, 1), 0.49)
+  with pytest.raises(ValueError, match="contradicts that of the attack"):
+    evaluation.robustness_curve(
+      lambda ball: _four_steps(balls.Linf(3 * ball.eps)),
+      _linf(0.005),
+      victim,
+      _KEY,
+      x.astype(np.float32),
+      np.zeros(2, np.int32),
+    )
 
 
 def test_robustness_curve_refuses_radii_that_fall_or_are_no_balls():
@@ -163,6 +162,8 @@ def test_success_against_steps():
   record = engine.Record(
     x_adv=_X[:5],
     success=np.array([1, 1, 1, 0, 1], bool),
+    inside=np.ones(5, bool),
+    bounded=np.asarray(True),
     distance={},
     steps=steps,
     forwards=steps,

@@ -94,3 +94,17 @@ def test_guard_vanishes_in_no_type():
   assert numerics.guard(1e-12, jnp.float32) == 1e-12
   for dtype in (jnp.float16, jnp.bfloat16):
     assert jnp.asarray(numerics.guard(1e-12, dtype), dtype) > 0
+
+
+def test_kth_largest_is_exact_in_float64():
+  rng = np.random.default_rng(3)
+  x = 1 + 1e-13 * rng.permutation(37)
+  with jax.enable_x64(True):
+    kth = jax.jit(jax.vmap(numerics.kth_largest, (None, 0)))
+    found = kth(x, np.arange(1, 38))
+  np.testing.assert_array_equal(found, np.sort(x)[::-1])
+
+
+def test_kth_largest_of_half_precision_is_one_of_them():
+  x = jnp.asarray([0.1, 0.3, 0.2], jnp.bfloat16)
+  assert numerics.kth_largest(x, 2) == x[2]

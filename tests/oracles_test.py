@@ -155,6 +155,13 @@ def test_choose_picks_rows_of_every_leaf():
   )
 
 
+def test_choose_keeps_the_types_of_what_was_there():
+  rows, old = jnp.array([True, False]), jnp.zeros(2, jnp.bfloat16)
+  chosen = oracles.choose(rows, jnp.ones(2), old)
+  assert chosen.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(chosen, [1, 0])
+
+
 def test_step_keys_differ_between_steps_and_rows():
   data = [
     np.asarray(jax.random.key_data(oracles.step_keys(_KEYS, jnp.full(3, step))))

@@ -152,3 +152,11 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
   alone = [batched(name, x[i : i + 1], w[i : i + 1], gap[i : i + 1])[0]
            for i in range(6)]  # fmt: skip
   np.testing.assert_array_equal(together, np.stack(alone))
+
+
+def test_l1_tells_weights_apart_that_differ_in_float64_alone():
+  """The largest moves first, by all of its room."""
+  w = 1 + 1e-12 * np.asarray([0.0, 2.0, 1.0])
+  with jax.enable_x64(True):
+    delta = projections.l1(np.full(3, 0.5), w, np.float64(0.75), BOUNDS)
+  np.testing.assert_allclose(delta, [0, 0.5, 0.25], atol=1e-9)

@@ -16,7 +16,7 @@ from jaxadv.attacks.brendel_bethge import brendel_bethge
 from jaxadv.attacks.carlini_wagner import carlini_wagner
 from jaxadv.attacks.carlini_wagner_l0 import carlini_wagner_l0
 from jaxadv.attacks.carlini_wagner_linf import carlini_wagner_linf
-from jaxadv.attacks.combinators import eot, multi_targeted, restarts
+from jaxadv.attacks.combinators import eot, multi_targeted, restarts, within
 from jaxadv.attacks.ddn import ddn
 from jaxadv.attacks.deepfool import deepfool
 from jaxadv.attacks.elastic_net import elastic, elastic_net, least_l1
@@ -95,4 +95,5 @@ __all__ = [
   "square",
   "st_adv",
   "virtual_adversarial",
+  "within",
 ]

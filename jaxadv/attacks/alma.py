@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, norms, oracles, types
+from jaxadv import checks, criteria, losses, norms, numerics, oracles, types
 from jaxadv.attacks import minimum_norm
 
 Array = jax.Array
@@ -112,12 +112,13 @@ def alma(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(rule, keys, x, y) -> State:
-  ones = jnp.ones(x.shape[0], jnp.float32)
-  zeros = jnp.zeros(x.shape, jnp.float32)
+  ones = jnp.ones(x.shape[0], numerics.wide_type(x))
+  zeros = jnp.zeros(x.shape, ones.dtype)
   return State(
     **minimum_norm.start(x),
     point=x,
@@ -132,7 +133,9 @@ def _init(rule, keys, x, y) -> State:
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -140,16 +143,18 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   # A loss that is not a number tells nothing.
   constraint = jnp.where(jnp.isfinite(answer.loss), -answer.loss, 0.0)
-  state = _weigh(state, constraint.astype(jnp.float32))
+  constraint = constraint.astype(state.mu.dtype)
+  state = _weigh(state, constraint)
   first = won & ~state.found
   state = state._replace(
     first_win=jnp.where(first, state.step, state.first_win)
   )
-  slope = _slope(constraint.astype(jnp.float32), state.rho, state.mu)
+  slope = _slope(constraint, state.rho, state.mu)
   descend = jax.vmap(functools.partial(_descend, rule))
   point, squares, momentum = descend(state, slope, answer.grad)
   state = minimum_norm.finish_step(state, rule.norm, won)
-  return state._replace(point=point, squares=squares, momentum=momentum)
+  state = state._replace(point=point, squares=squares, momentum=momentum)
+  return state, answer.outputs
 
 
 def _weigh(state: State, constraint: Array) -> State:

@@ -93,6 +93,7 @@ def projected_gradient(
       types.hashable(criterion),
     ),
     num_steps=num_steps,
+    threat=types.threat(ball, bounds, criterion),
   )
 
 
@@ -105,7 +106,8 @@ class _Fixed:
 
 
 def _init(rule, ball, bounds, start, keys, x, y) -> State:
-  delta = jax.vmap(lambda key, x: start(key, x, ball, bounds))(keys, x)
+  draw = jax.vmap(lambda key, x: start(key, x, ball, bounds))
+  delta = draw(oracles.start_keys(keys), x)
   rows = jnp.zeros(x.shape[0], bool)
   return State(
     x=x,
@@ -121,7 +123,7 @@ def _init(rule, ball, bounds, start, keys, x, y) -> State:
 
 def _step(
   rule, ball, bounds, lookahead, loss_fn, criterion, logits_fn, state
-) -> State:
+) -> tuple[State, types.PyTree]:
   point = state.x_adv
   if lookahead is not None:
     shift = jax.vmap(lookahead)(state.opt_state)
@@ -134,13 +136,14 @@ def _step(
     -answer.grad, state.opt_state, delta
   )
   moved = _project(ball, bounds, state.x, delta + updates)
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     x_adv=oracles.choose(found, point, moved),
     found=found,
     done=found,
     opt_state=opt_state,
   )
+  return state, answer.outputs
 
 
 def _project(ball, bounds, x: Array, delta: Array) -> Array:
@@ -151,7 +154,7 @@ def inside(ball: types.Ball, bounds: Bounds, x: Array, delta: Array) -> Array:
   """ONE example, perturbed by what ball and bounds leave of `delta`."""
   low, high = bounds
   delta = ball.project_box(delta, low - x, high - x)
-  return jnp.clip(x + delta, low, high)
+  return jnp.clip(x + delta, low, high).astype(x.dtype)
 
 
 def at_input(key, x: Array, ball: types.Ball, bounds: Bounds) -> Array:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, numerics, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import ascent, checkpoints
 
 Array = jax.Array
@@ -111,6 +111,7 @@ def auto_conjugate_gradient(
       types.hashable(criterion),
     ),
     num_steps=num_steps + 1,
+    threat=types.threat(ball, bounds, criterion),
   )
 
 
@@ -118,7 +119,7 @@ def _init(ball, bounds, num_steps, start, keys, x, y) -> State:
   def begin(key, x):
     return ascent.inside(ball, bounds, x, start(key, x, ball, bounds))
 
-  point = jax.vmap(begin)(keys, x)
+  point = jax.vmap(begin)(oracles.start_keys(keys), x)
   zero = jnp.zeros_like(x)
   return State(
     **checkpoints.start(x, point, num_steps, 2 * ball.eps),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, types
+from jaxadv import checks, criteria, losses, oracles, types
 from jaxadv.attacks import ascent, checkpoints
 
 Array = jax.Array
@@ -104,11 +104,14 @@ def auto_pgd(
       types.hashable(criterion),
     ),
     num_steps=num_steps + 1,
+    threat=types.threat(ball, bounds, criterion),
   )
 
 
 def _init(ball, bounds, num_steps, keys, x, y) -> State:
-  start = jax.vmap(functools.partial(_start, ball, bounds))(keys, x)
+  start = jax.vmap(functools.partial(_start, ball, bounds))(
+    oracles.start_keys(keys), x
+  )
   return State(
     **checkpoints.start(x, start, num_steps, 2 * ball.eps),
     y=y,

@@ -98,6 +98,7 @@ def auto_pgd_l1(
       types.hashable(criterion),
     ),
     num_steps=num_steps + _STAGES,
+    threat=types.threat(ball, bounds, criterion),
   )
 
 
@@ -106,7 +107,7 @@ def _init(ball, bounds, keys, x, y) -> State:
   radius = _radius(ball, zero).astype(x.dtype)
   noise = jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))
   inside = functools.partial(_inside, bounds)
-  start = jax.vmap(inside)(radius, x, noise(keys, x))
+  start = jax.vmap(inside)(radius, x, noise(oracles.start_keys(keys), x))
   return State(
     x=x,
     y=y,
@@ -130,7 +131,7 @@ def _init(ball, bounds, keys, x, y) -> State:
 
 def _step(
   ball, bounds, num_steps, loss_fn, criterion, logits_fn, state
-) -> State:
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -141,13 +142,14 @@ def _step(
   loss = answer.loss.astype(state.best_loss.dtype)
   changes = jax.vmap(advance)(state, loss, answer.grad)
   result = oracles.choose(found, state.point, changes["best"])
-  return state._replace(
+  state = state._replace(
     **changes,
     step=state.step + 1,
     x_adv=oracles.choose(last, result, state.x_adv),
     found=found,
     done=found,
   )
+  return state, answer.outputs
 
 
 def _advance(

@@ -77,9 +77,9 @@ def check(plan: Plan) -> None:
   checks.positive("initial_c", plan.initial_c)
 
 
-def start(plan: Plan, num_rows: int) -> Search:
-  """Before the first step of `num_rows` rows."""
-  zeros = jnp.zeros(num_rows)
+def start(plan: Plan, num_rows: int, dtype: jnp.dtype = jnp.float32) -> Search:
+  """Before the first step of `num_rows` rows; `dtype` is that of objectives."""
+  zeros = jnp.zeros(num_rows, dtype)
   counts = jnp.zeros(num_rows, jnp.int32)
   return Search(
     c=jnp.full(num_rows, plan.initial_c, zeros.dtype),

@@ -20,7 +20,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, norms, oracles, projections, types
+from jaxadv import (
+  checks,
+  criteria,
+  losses,
+  norms,
+  numerics,
+  oracles,
+  projections,
+  types,
+)
 from jaxadv.attacks import ascent, minimum_norm, trust_region
 
 Array = jax.Array
@@ -148,36 +157,39 @@ def brendel_bethge(
       _step, norm, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(keys, x, y) -> State:
-  pairs = jax.vmap(jax.random.split)(keys)
-  zeros = jnp.zeros(x.shape[0], jnp.float32)
+  zeros = jnp.zeros(x.shape[0], numerics.wide_type(x))
   way = _Way(
     stage=jnp.full(x.shape[0], -1, jnp.int32),
     start=x,
     lost=zeros,
     won=zeros + 1,
-    normal=jnp.zeros(x.shape, jnp.float32),
+    normal=jnp.zeros(x.shape, zeros.dtype),
   )
   return State(
     **minimum_norm.start(x),
     point=x,
     y=y,
-    keys=pairs[:, 0],
-    start_key=pairs[:, 1],
+    keys=keys,
+    start_key=oracles.start_keys(keys),
     way=way,
   )
 
 
-def _step(norm, rule, loss_fn, criterion, logits_fn, state: State) -> State:
+def _step(
+  norm, rule, loss_fn, criterion, logits_fn, state: State
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
   )
-  loss, grad = (a.astype(jnp.float32) for a in (answer.loss, answer.grad))
-  loss = loss - _ROUNDING * jax.vmap(_largest)(answer.outputs)
+  dtype = state.way.normal.dtype
+  loss, grad = (a.astype(dtype) for a in (answer.loss, answer.grad))
+  loss = loss - _ROUNDING * jax.vmap(_largest)(answer.outputs).astype(dtype)
   won = oracles.satisfied(criterion, answer.outputs, state.y) & (loss > 0)
   stage = state.way.stage
   seek, narrow, walk = (
@@ -194,7 +206,7 @@ def _step(norm, rule, loss_fn, criterion, logits_fn, state: State) -> State:
   moved = oracles.choose(stage < _HALVINGS, halved, walk(state, loss, grad))
   point, way = oracles.choose(stage < 0, (point, way), moved)
   state = minimum_norm.finish_step(state, norm, won)
-  return state._replace(point=point, way=way)
+  return state._replace(point=point, way=way), answer.outputs
 
 
 def _seek(norm, rule, state: State, won, loss, grad):
@@ -234,10 +246,11 @@ def _walk(norm, rule, state: State, loss, grad):
   mean = rule.momentum * way.normal + (1 - rule.momentum) * grad
   normal = jnp.where(moves == 0, grad, mean)
   interval = jnp.maximum(rule.num_steps // _NUM_DECAYS, 1)
-  region = rule.learning_rate * _DECAY ** ((moves + 2) // interval)
-  point = state.point.astype(jnp.float32)
+  point = state.point.astype(normal.dtype)
+  decay = jnp.asarray(_DECAY, point.dtype) ** ((moves + 2) // interval)
+  region = rule.learning_rate * decay
   task = trust_region.Task(
-    away=state.x.astype(jnp.float32) - point,
+    away=state.x.astype(point.dtype) - point,
     normal=normal,
     gap=-loss * jnp.where(loss < 0, 1 + _OVERSHOOT, 1 - _OVERSHOOT),
     radius=region * point.size * (high - low),
@@ -251,7 +264,7 @@ def _walk(norm, rule, state: State, loss, grad):
 
 def _largest(outputs) -> Array:
   sizes = [jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(outputs)]
-  return functools.reduce(jnp.maximum, sizes).astype(jnp.float32)
+  return functools.reduce(jnp.maximum, sizes)
 
 
 def _between(norm, rule, x, start, share) -> Array:

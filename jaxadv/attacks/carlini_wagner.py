@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, norms, oracles, types
+from jaxadv import checks, criteria, losses, norms, numerics, oracles, types
 from jaxadv.attacks import binary_search, minimum_norm, penalised
 
 Array = jax.Array
@@ -94,6 +94,7 @@ def carlini_wagner(
       types.hashable(criterion),
     ),
     num_steps=plan.num_searches * plan.num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -103,7 +104,7 @@ def _init(plan, bounds, keys, x, y) -> State:
     **minimum_norm.start(x),
     y=y,
     keys=keys,
-    search=binary_search.start(plan, x.shape[0]),
+    search=binary_search.start(plan, x.shape[0], numerics.wide_type(x)),
     hidden=hidden,
     optimizer=optimizer,
   )
@@ -118,7 +119,7 @@ def _step(
   criterion,
   logits_fn,
   state: State,
-) -> State:
+) -> tuple[State, types.PyTree]:
   x = state.x
   inside, slope = penalised.from_hidden(bounds, state.hidden)
   # Every search begins at x, exactly: a row wrong there has distance 0.
@@ -140,12 +141,13 @@ def _step(
     search.step == 0, _start(bounds, x), descended
   )
   state = minimum_norm.keep_nearest(state, point, won, distance)
-  return state._replace(
+  state = state._replace(
     search=search,
     hidden=hidden,
     optimizer=optimizer,
     done=(state.distance == 0) | binary_search.finished(plan, search),
   )
+  return state, answer.outputs
 
 
 def _start(bounds, x: Array) -> tuple[Array, optax.OptState]:

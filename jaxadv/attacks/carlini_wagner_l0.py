@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import minimum_norm, penalised
 
 Array = jax.Array
@@ -119,6 +119,7 @@ def carlini_wagner_l0(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_searches * num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -130,14 +131,16 @@ def _init(rule, keys, x, y) -> State:
     y=y,
     keys=keys,
     free=jax.vmap(_pixels)(jnp.ones(x.shape, bool)),
-    c=jnp.full(num_rows, rule.c_range[0], jnp.float32),
+    c=jnp.full(num_rows, rule.c_range[0], hidden.dtype),
     taken=jnp.zeros(num_rows, jnp.int32),
     hidden=hidden,
     optimizer=penalised.start_optimizer(hidden),
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   x = state.x
   inside, slope = penalised.from_hidden(rule.bounds, state.hidden)
   least = _UNCHANGED * (rule.bounds[1] - rule.bounds[0])
@@ -148,7 +151,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(logits_fn, loss_fn, keys, point, state.y)
   won = oracles.satisfied(criterion, answer.outputs, state.y)
-  distance = jax.vmap(jnp.sum)(moved).astype(jnp.float32)
+  distance = jax.vmap(jnp.sum)(moved).astype(state.distance.dtype)
   missing = penalised.shortfall(rule.confidence, answer)
   delta = penalised.perturbation(x, point)
   pull = penalised.pull(jnp.where(missing > 0, state.c, 0.0), answer)
@@ -157,7 +160,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   solved = won & (missing < _SOLVED)
   state = _advance(rule, state, solved, moved, answer.grad * delta, grad)
   over = (state.c > rule.c_range[1]) | ~jax.vmap(jnp.any)(state.free)
-  return state._replace(done=(state.distance == 0) | over)
+  return state._replace(done=(state.distance == 0) | over), answer.outputs
 
 
 def _advance(rule, state: State, solved, moved, changes, grad) -> State:
@@ -195,7 +198,7 @@ def _pixels(coordinates: Array) -> Array:
 
 def _still_free(free: Array, moved: Array, changes: Array) -> Array:
   """The free pixels without those of least contribution, of ONE example."""
-  parts = jnp.abs(changes).astype(jnp.float32)
+  parts = jnp.abs(changes).astype(numerics.wide_type(changes))
   if parts.ndim == 3:
     parts = jnp.sum(parts, axis=-1, keepdims=True)
   parts = jnp.where(moved, parts, jnp.inf)

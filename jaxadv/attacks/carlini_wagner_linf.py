@@ -111,6 +111,7 @@ def carlini_wagner_linf(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_searches * num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -121,15 +122,17 @@ def _init(rule, keys, x, y) -> State:
     **minimum_norm.start(x),
     y=y,
     keys=keys,
-    tau=jnp.full(num_rows, rule.bounds[1] - rule.bounds[0], jnp.float32),
-    c=jnp.full(num_rows, rule.c_range[0], jnp.float32),
+    tau=jnp.full(num_rows, rule.bounds[1] - rule.bounds[0], hidden.dtype),
+    c=jnp.full(num_rows, rule.c_range[0], hidden.dtype),
     taken=jnp.zeros(num_rows, jnp.int32),
     hidden=hidden,
     optimizer=penalised.start_optimizer(hidden),
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   x = state.x
   inside, slope = penalised.from_hidden(rule.bounds, state.hidden)
   # The first point is x, exactly: a row wrong there has distance 0.
@@ -153,11 +156,12 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   )
   width = rule.bounds[1] - rule.bounds[0]
   over = (state.tau < _LAST_TAU * width) | (state.c > rule.c_range[1])
-  return state._replace(
+  state = state._replace(
     hidden=hidden,
     optimizer=optimizer,
     done=(state.distance == 0) | over,
   )
+  return state, answer.outputs
 
 
 def _advance(rule, state: State, solved: Array, distance: Array) -> State:

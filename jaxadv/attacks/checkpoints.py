@@ -61,7 +61,7 @@ def step(
   criterion: types.Criterion,
   logits_fn: types.LogitsFn,
   state: Any,
-) -> Any:
+) -> tuple[Any, types.PyTree]:
   """Asks about the points; a row is done at the first that wins.
 
   `advance` takes the state, the loss and the gradient of ONE row and returns
@@ -75,7 +75,10 @@ def step(
   loss = answer.loss.astype(state.loss.dtype)
   changes = jax.vmap(advance)(state, loss, answer.grad)
   changes["x_adv"] = oracles.choose(found, state.point, changes["x_adv"])
-  return state._replace(**changes, step=state.step + 1, found=found, done=found)
+  state = state._replace(
+    **changes, step=state.step + 1, found=found, done=found
+  )
+  return state, answer.outputs
 
 
 def look(

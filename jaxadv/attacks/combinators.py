@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -45,7 +45,7 @@ def restarts(
   num_restarts: int,
   *,
   loss_fn: types.LossFn = losses.margin,
-  criterion: types.Criterion = criteria.misclassified,
+  criterion: types.Criterion | None = None,
   size_fn: SizeFn | None = None,
 ) -> types.Attack:
   """Runs an attack from several keys; keeps the worst case.
@@ -57,8 +57,8 @@ def restarts(
   Args:
     attack: What to repeat; its own `y` and criterion stay as they are.
     num_restarts: Rounds, at least 1.
-    loss_fn: Ranks the rounds.
-    criterion: Success, of the same `y` as the attack's.
+    loss_fn: Ranks the rounds, of the attack's `y`.
+    criterion: Success of a round, of the same `y`; the attack's own by default.
     size_fn: For minimum-norm attacks, what they minimise, such as `norms.L2` or
       `norms.L0`: keeps the nearest success instead.
 
@@ -66,12 +66,15 @@ def restarts(
     TypeError: `num_restarts` is not an integer.
     ValueError: `num_restarts` is below 1.
   """
+  checks.attack(attack)
   checks.num_steps(num_restarts, "num_restarts")
+  criterion = attack.threat.criterion if criterion is None else criterion
   judge = _judge(loss_fn, criterion, size_fn)
   return attack._replace(
     init=Partial(_init_restarts, attack),
     step=Partial(_step, attack, num_restarts, *judge),
     num_steps=num_restarts * (attack.num_steps + 1),
+    threat=attack.threat._replace(criterion=types.hashable(criterion)),
   )
 
 
@@ -114,13 +117,43 @@ def multi_targeted(
   Reference: Gowal et al., "An alternative surrogate loss for PGD-based
   adversarial testing", 2019.
   """
+  checks.attack(attack)
   checks.num_steps(num_targets, "num_targets")
   judge = _judge(loss_fn, criterion, size_fn)
   return attack._replace(
     init=Partial(_init_targets, attack, types.Static(_Count(num_targets))),
     step=Partial(_step, attack, num_targets, *judge),
     num_steps=1 + num_targets * (attack.num_steps + 1),
+    threat=attack.threat._replace(criterion=types.hashable(criterion)),
   )
+
+
+def within(attack: types.Attack, ball: types.Ball) -> types.Attack:
+  """Gives an attack that knows no radius a ball: only inside is a success.
+
+  A minimum-norm attack looks for the nearest success wherever that is. Judged
+  within a ball it has failed where the nearest is outside:
+
+    record = engine.craft(within(fmn(norms.L2), balls.L2(0.5)), ...)
+    evaluation.summary(clean_wrong, [record])
+
+  Args:
+    attack: Runs as before.
+    ball: What its results are judged by.
+
+  Raises:
+    TypeError: `ball` is none.
+    ValueError: the attack has another ball already.
+  """
+  checks.attack(attack)
+  checks.ball(ball)
+  own = attack.threat.ball
+  if own is not None and not types.same(own, ball):
+    raise ValueError(
+      f"ball={ball!r} contradicts that of the attack, {own!r}: give it to the "
+      "attack's factory alone"
+    )
+  return attack._replace(threat=attack.threat._replace(ball=ball))
 
 
 def eot(attack: types.Attack, num_samples: int) -> types.Attack:
@@ -141,6 +174,7 @@ def eot(attack: types.Attack, num_samples: int) -> types.Attack:
   Reference: Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial
   examples", 2018.
   """
+  checks.attack(attack)
   checks.num_steps(num_samples, "num_samples")
   return attack._replace(
     step=Partial(_step_sampled, attack, types.Static(_Count(num_samples))),
@@ -163,7 +197,7 @@ def _step_sampled(attack, num_samples, logits_fn, state):
 
 
 def _init_restarts(attack, keys, x, y) -> State:
-  inner = attack.init(_round_keys(keys, jnp.zeros(len(x), int)), x, y)
+  inner = attack.init(_round_keys(keys, jnp.zeros(len(x), jnp.int32)), x, y)
   return _first_state(keys, x, y, inner, round_=0, targets=None)
 
 
@@ -183,7 +217,7 @@ def _first_state(keys, x, y, inner, round_, targets) -> State:
     step=rows,
     inner=inner,
     targets=targets,
-    best=jnp.full(len(x), -jnp.inf),
+    best=jnp.full(len(x), -jnp.inf, numerics.wide_type(x)),
     x_adv=x,
     found=rows > 0,
     done=rows > 0,
@@ -205,27 +239,27 @@ class _Verdict(NamedTuple):
 
 def _step(
   attack, num_rounds, loss_fn, criterion, size_fn, logits_fn, state
-) -> State:
+) -> tuple[State, types.PyTree]:
   choosing = state.round < 0
   ended = choosing | state.inner.done | (state.step >= attack.num_steps)
   result = oracles.choose(choosing, state.x, state.inner.x_adv)
-  model = oracles.Redirected(logits_fn, ended, result)
-  inner = attack.step(model, state.inner)
-  holds = oracles.satisfied(criterion, model.heard, state.y)
+  model = oracles.redirected(logits_fn, ended, result)
+  inner, outputs = attack.step(model, state.inner)
+  holds = oracles.satisfied(criterion, outputs, state.y)
   if size_fn is None:
-    loss = oracles.loss(loss_fn, model.heard, state.y)
+    loss = oracles.loss(loss_fn, outputs, state.y)
     verdict = _worst(state, choosing, ended, inner, loss, holds)
   else:
     verdict = _nearest(state, size_fn, result, holds & ended)
   targets = state.targets
   if targets is not None:
-    ranked = oracles.likeliest_wrong(model.heard, state.y, targets.shape[1])
+    ranked = oracles.likeliest_wrong(outputs, state.y, targets.shape[1])
     targets = oracles.choose(choosing, ranked, targets)
   state = state._replace(targets=targets)
   x_adv = oracles.choose(verdict.better, result, state.x_adv)
   round_ = state.round + ended
   done = verdict.over | (round_ >= num_rounds)
-  return state._replace(
+  state = state._replace(
     round=round_,
     step=jnp.where(ended, 0, state.step + 1),
     inner=_next_round(attack, state, round_, ended & ~done, inner),
@@ -234,6 +268,7 @@ def _step(
     found=verdict.found,
     done=done,
   )
+  return state, outputs
 
 
 def _worst(state, choosing, ended, inner, loss, holds) -> _Verdict:
@@ -247,7 +282,8 @@ def _worst(state, choosing, ended, inner, loss, holds) -> _Verdict:
 
 
 def _nearest(state, size_fn, result, won) -> _Verdict:
-  delta = result.astype(jnp.float32) - state.x.astype(jnp.float32)
+  dtype = numerics.wide_type(state.x)
+  delta = result.astype(dtype) - state.x.astype(dtype)
   size = jax.vmap(size_fn)(delta)
   better = won & (-size > state.best)
   nowhere = jnp.zeros_like(won)

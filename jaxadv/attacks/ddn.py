@@ -22,7 +22,6 @@ class State(NamedTuple):
   x: Array
   y: types.PyTree
   keys: Array
-  direction_keys: Array
   step: Array
   point: Array
   eps: Array  # The radius of the sphere that `point` was put on.
@@ -94,22 +93,23 @@ def ddn(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(rule, keys, x, y) -> State:
-  pairs = jax.vmap(jax.random.split)(keys)
   return State(
     **minimum_norm.start(x),
     point=x,
     y=y,
-    keys=pairs[:, 0],
-    direction_keys=pairs[:, 1],
-    eps=jnp.full(x.shape[0], rule.init_norm, jnp.float32),
+    keys=keys,
+    eps=jnp.full(x.shape[0], rule.init_norm, numerics.wide_type(x)),
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -118,16 +118,18 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   direction = _direction(state, answer.grad)
   point, eps = jax.vmap(functools.partial(_move, rule))(state, won, direction)
   state = minimum_norm.finish_step(state, norms.L2, won)
-  return state._replace(point=point, eps=eps)
+  return state._replace(point=point, eps=eps), answer.outputs
 
 
 def _direction(state: State, grad: Array) -> Array:
-  grad = grad.astype(jnp.float32)
+  grad = grad.astype(numerics.wide_type(grad))
   flat = ~jnp.any(grad != 0, axis=tuple(range(1, grad.ndim)))
 
   def drawn():
-    keys = oracles.step_keys(state.direction_keys, state.step)
-    draw = functools.partial(jax.random.normal, shape=grad.shape[1:])
+    keys = oracles.own_keys(state.keys, state.step)
+    draw = functools.partial(
+      jax.random.normal, shape=grad.shape[1:], dtype=grad.dtype
+    )
     return oracles.choose(flat, jax.vmap(draw)(keys), grad)
 
   # Drawing for every row would cost as much as a small network.

@@ -86,6 +86,7 @@ def deepfool(
       types.hashable(criterion),
     ),
     num_steps=num_steps + 1,
+    threat=types.threat(None, bounds, criterion),
     backwards=num_candidates,
   )
 
@@ -107,7 +108,7 @@ def _init(keys, x, y) -> State:
 
 def _step(
   norm, candidates, overshoot, bounds, criterion, logits_fn, state
-) -> State:
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   boundary = boundaries.nearest(
     norm, candidates, logits_fn, keys, state.point, state.y
@@ -116,7 +117,7 @@ def _step(
   move = jax.vmap(_onto, in_axes=(None, 0, 0))
   total = state.total + move(norm, boundary.lead, boundary.normal)
   moved = state.x + (1 + overshoot) * total
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     point=jnp.clip(moved, *bounds).astype(state.x.dtype),
     total=total,
@@ -124,6 +125,7 @@ def _step(
     found=found,
     done=found,
   )
+  return state, boundary.outputs
 
 
 def _onto(norm, lead: Array, normal: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import binary_search, minimum_norm, penalised
 
 Array = jax.Array
@@ -116,6 +116,7 @@ def elastic_net(
       types.hashable(criterion),
     ),
     num_steps=plan.num_searches * plan.num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -124,7 +125,7 @@ def _init(plan, keys, x, y) -> State:
     **minimum_norm.start(x),
     y=y,
     keys=keys,
-    search=binary_search.start(plan, x.shape[0]),
+    search=binary_search.start(plan, x.shape[0], numerics.wide_type(x)),
     shrunk=x,
     point=x,
   )
@@ -132,7 +133,7 @@ def _init(plan, keys, x, y) -> State:
 
 def _step(
   plan, fista, beta, rule, confidence, loss_fn, criterion, logits_fn, state
-) -> State:
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -150,12 +151,13 @@ def _step(
   search = binary_search.advance(plan, state.search, won, objective)
   shrunk, point = oracles.choose(search.step == 0, (state.x, state.x), moved)
   state = minimum_norm.keep_nearest(state, state.point, won, distance)
-  return state._replace(
+  state = state._replace(
     search=search,
     shrunk=shrunk,
     point=point,
     done=(state.distance == 0) | binary_search.finished(plan, search),
   )
+  return state, answer.outputs
 
 
 def _fista(

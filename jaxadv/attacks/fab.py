@@ -115,6 +115,7 @@ def fab_t(
     init=Partial(_init, types.Static(_NoTargets(num_targets))),
     step=Partial(_step, rule, rounds, Partial(_ask_target)),
     num_steps=num_steps * num_targets * num_restarts,
+    threat=types.threat(None, bounds, criteria.misclassified),
     forwards=2,
   )
 
@@ -146,6 +147,7 @@ def fab(
     init=Partial(_init, types.Static(_NoTargets(0))),
     step=Partial(_step, rule, _rounds(1, num_restarts), ask),
     num_steps=num_steps * num_restarts,
+    threat=types.threat(None, bounds, criteria.misclassified),
     forwards=2,
     backwards=num_candidates,
   )
@@ -181,12 +183,11 @@ class _NoTargets:
 
 def _init(no_targets, keys, x, y) -> State:
   rows = jnp.zeros(x.shape[0], jnp.int32)
-  pairs = jax.vmap(jax.random.split)(keys)
   return State(
     x=x,
     y=y,
-    keys=pairs[:, 0],
-    start_keys=pairs[:, 1],
+    keys=keys,
+    start_keys=oracles.start_keys(keys),
     step=rows,
     point=x,
     targets=no_targets(x.shape[0]),
@@ -197,7 +198,7 @@ def _init(no_targets, keys, x, y) -> State:
   )
 
 
-def _step(rule, rounds, ask, logits_fn, state) -> State:
+def _step(rule, rounds, ask, logits_fn, state) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, 2 * state.step)
   boundary, targets = ask(rule, rounds, logits_fn, keys, state)
   # The clean input may be adversarial, and so may a point drawn back.
@@ -211,10 +212,11 @@ def _step(rule, rounds, ask, logits_fn, state) -> State:
   state = state._replace(step=state.step + 1, targets=targets)
   enough = state.found & (state.distance <= rule.enough)
   last = _round(rule, state) >= rounds.num_targets * rounds.num_restarts
-  return state._replace(
+  state = state._replace(
     point=_begin(rule, rounds, state, oracles.choose(won, drawn, ahead)),
     done=enough | last,
   )
+  return state, outputs
 
 
 def _keep_nearest(rule, state, point, outputs) -> tuple[State, Array]:

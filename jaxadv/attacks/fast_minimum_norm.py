@@ -183,15 +183,18 @@ def _attack(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=rule.num_steps,
+    threat=types.threat(None, rule.bounds, criterion),
   )
 
 
 def _init(keys, x, y) -> State:
-  eps = jnp.zeros(x.shape[0], jnp.float32)
+  eps = jnp.zeros(x.shape[0], numerics.wide_type(x))
   return State(**minimum_norm.start(x), point=x, y=y, keys=keys, eps=eps)
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -201,7 +204,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   state = minimum_norm.finish_step(state, rule.norm, won)
   move = jax.vmap(functools.partial(_move, rule))
   point, eps = move(state, step, won, answer.loss, answer.grad)
-  return state._replace(point=point, eps=eps)
+  return state._replace(point=point, eps=eps), answer.outputs
 
 
 def _move(rule, state: State, step, won, loss, grad) -> tuple[Array, Array]:

@@ -51,7 +51,7 @@ def goal_image(
   """
   checks.non_negative("weight", weight)
   checks.positive("learning_rate", learning_rate)
-  return ascent.projected_gradient(
+  attack = ascent.projected_gradient(
     balls.Linf(float("inf")),
     Partial(_pulled_descent, weight, learning_rate),
     num_steps=num_steps,
@@ -60,6 +60,7 @@ def goal_image(
     criterion=criterion,
     bounds=bounds,
   )
+  return attack._replace(threat=attack.threat._replace(ball=None))
 
 
 def _pulled_descent(weight, learning_rate):

@@ -4,14 +4,18 @@ from typing import Any
 
 import jax
 
-from jaxadv import criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, oracles, types
 from jaxadv.attacks import ascent, gradient
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
 
 
-def noisy_loss(attack: types.Attack) -> types.Attack:
+def noisy_loss(
+  attack: types.Attack,
+  *,
+  criterion: types.Criterion = criteria.misclassified,
+) -> types.Attack:
   """Gives the loss of an attack a key of its own in every step.
 
   Turns an attack whose y is `(y, key)` into one whose y is `y`; the key is the
@@ -23,9 +27,13 @@ def noisy_loss(attack: types.Attack) -> types.Attack:
 
   Args:
     attack: An attack by itself, not one in rounds: put `restarts` around this.
+    criterion: Success, of `(logits, y)`; the attack's own is of `(y, key)`.
   """
+  checks.attack(attack)
   return attack._replace(
-    init=Partial(_init, attack.init), step=Partial(_step, attack.step)
+    init=Partial(_init, attack.init),
+    step=Partial(_step, attack.step),
+    threat=attack.threat._replace(criterion=types.hashable(criterion)),
   )
 
 
@@ -73,7 +81,7 @@ def jitter_pgd(
     criterion=Partial(_of_label, types.hashable(criterion)),
     bounds=bounds,
   )
-  return noisy_loss(attack)
+  return noisy_loss(attack, criterion=criterion)
 
 
 def _init(init, keys, x, y) -> Any:
@@ -82,9 +90,7 @@ def _init(init, keys, x, y) -> Any:
 
 def _step(step, logits_fn, state) -> Any:
   y, _ = state.y
-  keys = oracles.step_keys(state.keys, state.step)
-  # The model has the step's own keys.
-  fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  fresh = oracles.own_keys(state.keys, state.step)
   return step(logits_fn, state._replace(y=(y, fresh)))
 
 

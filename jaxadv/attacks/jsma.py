@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, oracles, types
+from jaxadv import checks, criteria, numerics, oracles, types
 
 Array = jax.Array
 Bounds = tuple[types.Scalar, types.Scalar]
@@ -128,6 +128,7 @@ def _attack(choose, size, theta, gamma, num_steps, criterion, bounds):
       types.hashable(criterion),
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
     backwards=2,
   )
 
@@ -156,13 +157,14 @@ def _step(choose, size, rule: _Rule, criterion, logits_fn, state: State):
   point, moved = move(choose, rule, state.point, answer.grad)
   changes = rule.gamma * state.x[0].size + _SLACK
   spent = size * (state.step + 1) > changes
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     point=point,
     x_adv=oracles.choose(found, state.point, state.x_adv),
     found=found,
     done=found | spent | ~moved,
   )
+  return state, answer.outputs
 
 
 def _target_and_rest(logits: Array, y: types.PyTree) -> Array:
@@ -176,7 +178,7 @@ def _move(choose: Callable, rule: _Rule, point: Array, grads: Array):
   flat = jnp.ravel(point)
   up = jnp.asarray(rule.theta) > 0
   free = jnp.where(up, flat < high, flat > low)
-  slopes = jnp.reshape(grads, (2, -1)).astype(jnp.float32)
+  slopes = jnp.reshape(grads, (2, -1)).astype(numerics.wide_type(grads))
   # The products of tiny derivatives would be zero.
   largest = jnp.max(jnp.abs(slopes), axis=1, keepdims=True)
   slopes = slopes / jnp.where(largest > 0, largest, 1.0)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, norms, oracles, types
+from jaxadv import checks, criteria, losses, norms, numerics, oracles, types
 from jaxadv.attacks import binary_search, minimum_norm, penalised
 
 Array = jax.Array
@@ -99,28 +99,31 @@ def lbfgs(
       _step, plan, bounds, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=plan.num_searches * plan.num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(plan, keys, x, y) -> State:
   num_rows = x.shape[0]
-  zeros = jnp.zeros(x.shape, jnp.float32)
+  zeros = jnp.zeros(x.shape, numerics.wide_type(x))
   return State(
     **minimum_norm.start(x),
     y=y,
     keys=keys,
-    search=binary_search.start(plan, num_rows),
+    search=binary_search.start(plan, num_rows, zeros.dtype),
     point=x,
     base=x,
-    value=jnp.full(num_rows, jnp.inf, jnp.float32),
+    value=jnp.full(num_rows, jnp.inf, zeros.dtype),
     grad=zeros,
     direction=zeros,
-    length=jnp.ones(num_rows, jnp.float32),
-    memory=jax.vmap(_OPTIMIZER.init)(zeros),
+    length=jnp.ones(num_rows, zeros.dtype),
+    memory=jax.vmap(_no_memory)(zeros),
   )
 
 
-def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  plan, bounds, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   x, search = state.x, state.search
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
@@ -129,7 +132,7 @@ def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   delta = penalised.perturbation(x, state.point)
   distance = jax.vmap(norms.L2)(delta)
-  value = jnp.square(distance) - search.c * answer.loss.astype(jnp.float32)
+  value = jnp.square(distance) - search.c * answer.loss.astype(distance.dtype)
   grad = 2 * delta - penalised.pull(search.c, answer)
   fresh = search.step == 0
   accepted = fresh | (value <= state.value + _ENOUGH * _promise(state))
@@ -149,11 +152,19 @@ def _step(plan, bounds, loss_fn, criterion, logits_fn, state) -> State:
   shorter = state._replace(length=_SHRINK * state.length)
   state = oracles.choose(accepted, turned, shorter)
   state = minimum_norm.keep_nearest(state, state.point, won, distance)
-  return state._replace(
+  state = state._replace(
     search=search,
     point=oracles.choose(search.step == 0, x, _next_point(bounds, state)),
     done=(state.distance == 0) | binary_search.finished(plan, search),
   )
+  return state, answer.outputs
+
+
+def _no_memory(point: Array) -> Any:
+  memory = _OPTIMIZER.init(point)
+  # Of the default type, which may be another.
+  weights = memory.weights_memory.astype(point.dtype)
+  return memory._replace(weights_memory=weights)
 
 
 def _promise(state: State) -> Array:
@@ -175,14 +186,14 @@ def _turn(bounds, state: State, fresh, value, grad) -> State:
   moved = penalised.perturbation(state.base, state.point)
   moved = jnp.where(held, 0.0, moved)
   changed = jnp.where(held, 0.0, grad - state.grad)
-  point = state.point.astype(jnp.float32)
+  point = state.point.astype(moved.dtype)
   known = state.memory._replace(
     params=point - moved, updates=grad_free - changed
   )
   forgets = fresh | (jnp.vdot(moved, changed) <= 0)
   memory = jax.tree.map(
     lambda new, old: jnp.where(forgets, new, old),
-    _OPTIMIZER.init(point),
+    _no_memory(point),
     known,
   )
   uphill, memory = _OPTIMIZER.update(grad_free, memory, point)

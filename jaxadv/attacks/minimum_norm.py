@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxadv import oracles, types
+from jaxadv import numerics, oracles, types
 
 Array = jax.Array
 Bounds = tuple[types.Scalar, types.Scalar]
@@ -23,7 +23,7 @@ def start(x: Array) -> dict[str, Array]:
   return {
     "x": x,
     "step": jnp.zeros(x.shape[0], jnp.int32),
-    "distance": jnp.full(x.shape[0], jnp.inf, jnp.float32),
+    "distance": jnp.full(x.shape[0], jnp.inf, numerics.wide_type(x)),
     "x_adv": x,
     "found": rows,
     "done": rows,
@@ -50,7 +50,7 @@ def finish_step(state: Any, norm: Callable[[Array], Array], won: Array) -> Any:
 
 def perturbation(state: Any) -> Array:
   """The perturbations of the points, in float32 at least."""
-  dtype = jnp.promote_types(state.x.dtype, jnp.float32)
+  dtype = numerics.wide_type(state.x)
   return state.point.astype(dtype) - state.x.astype(dtype)
 
 
@@ -62,12 +62,14 @@ def inside(x: Array, delta: Array, bounds: Bounds) -> Array:
 def room(x: Array, bounds: Bounds) -> Array:
   """How far each coordinate can move: the largest of all perturbations."""
   low, high = bounds
-  return jnp.maximum(x - low, high - x).astype(jnp.float32)
+  return jnp.maximum(x - low, high - x).astype(numerics.wide_type(x))
 
 
 def cosine(
   step: Array, num_steps: types.Scalar, first: types.Scalar, last: types.Scalar
 ) -> Array:
   """From `first` at step 0 to `last` at `num_steps` along half a cosine."""
+  # A product of a float and an integer would be a float64, where there are any.
+  step = jnp.asarray(step, jnp.float32)
   share = (1 + jnp.cos(jnp.pi * step / num_steps)) / 2
   return last + (first - last) * share

@@ -77,6 +77,7 @@ def newton_fool(
     init=Partial(_init),
     step=Partial(_step, eta, bounds, types.hashable(criterion)),
     num_steps=num_steps + 1,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
@@ -94,7 +95,9 @@ def _init(keys, x, y) -> State:
   )
 
 
-def _step(eta, bounds, criterion, logits_fn, state: State) -> State:
+def _step(
+  eta, bounds, criterion, logits_fn, state: State
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, _lead, keys, state.point, state.y
@@ -104,13 +107,14 @@ def _step(eta, bounds, criterion, logits_fn, state: State) -> State:
   move = jax.vmap(_move, in_axes=(None, None, 0, 0, 0))
   step = move(eta, num_classes, state.x, answer.loss, answer.grad)
   moved = jnp.clip(state.point + step, *bounds)
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     point=moved.astype(state.x.dtype),
     x_adv=oracles.choose(found, state.point, state.x_adv),
     found=found,
     done=found,
   )
+  return state, answer.outputs
 
 
 def _lead(logits: Array, label: Array) -> Array:
@@ -121,11 +125,12 @@ def _lead(logits: Array, label: Array) -> Array:
 
 
 def _move(eta, num_classes: int, x: Array, lead: Array, grad: Array) -> Array:
-  grad, lead = grad.astype(jnp.float32), lead.astype(jnp.float32)
+  dtype = numerics.wide_type(x)
+  grad, lead = grad.astype(dtype), lead.astype(dtype)
   probability = jax.nn.sigmoid(-lead)
   excess = jnp.maximum(probability - 1 / num_classes, 0.0)
   slope = probability * jax.nn.sigmoid(lead) * norms.L2(grad)
-  longest = eta * norms.L2(x.astype(jnp.float32))
+  longest = eta * norms.L2(x.astype(dtype))
   # A slope that underflows promises nothing: it does not shorten the step.
   newton = jnp.where(slope > 0, excess / slope, jnp.inf)
   length = jnp.where(excess > 0, jnp.minimum(longest, newton), 0.0)

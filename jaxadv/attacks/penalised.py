@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, oracles, types
+from jaxadv import checks, numerics, oracles, types
 
 Array = jax.Array
 Bounds = tuple[types.Scalar, types.Scalar]
@@ -31,24 +31,29 @@ def wins(
 
 
 def shortfall(confidence: types.Scalar, answer: oracles.Answer) -> Array:
-  """What each row's loss lacks of the confidence, in float32."""
-  return jnp.maximum(confidence - answer.loss.astype(jnp.float32), 0.0)
+  """What each row's loss lacks of the confidence, in float32 at least."""
+  loss = answer.loss.astype(numerics.wide_type(answer.loss))
+  return jnp.maximum(confidence - loss, 0.0)
 
 
 def pull(c: Array, answer: oracles.Answer) -> Array:
-  """The gradient of each row's `c * loss`, in float32."""
-  return jax.vmap(jnp.multiply)(c, answer.grad.astype(jnp.float32))
+  """The gradient of each row's `c * loss`, in float32 at least."""
+  grad = answer.grad.astype(numerics.wide_type(answer.grad))
+  return jax.vmap(jnp.multiply)(c, grad)
 
 
 def perturbation(x: Array, point: Array) -> Array:
-  """From x to the point, in float32."""
-  return point.astype(jnp.float32) - x.astype(jnp.float32)
+  """From x to the point, in float32 at least."""
+  dtype = numerics.wide_type(x)
+  return point.astype(dtype) - x.astype(dtype)
 
 
 def to_hidden(bounds: Bounds, x: Array) -> Array:
-  """The arctanh of inputs, finite at the bounds; float32, whatever x is."""
+  """The arctanh of inputs, finite at the bounds, in float32 at least."""
   middle, half = (bounds[1] + bounds[0]) / 2, (bounds[1] - bounds[0]) / 2
-  return jnp.arctanh(_INSIDE * (x.astype(jnp.float32) - middle) / half)
+  return jnp.arctanh(
+    _INSIDE * (x.astype(numerics.wide_type(x)) - middle) / half
+  )
 
 
 def from_hidden(bounds: Bounds, hidden: Array) -> tuple[Array, Array]:

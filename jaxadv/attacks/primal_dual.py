@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import balls, checks, criteria, losses, norms, oracles, types
+from jaxadv import (
+  balls,
+  checks,
+  criteria,
+  losses,
+  norms,
+  numerics,
+  oracles,
+  types,
+)
 from jaxadv.attacks import minimum_norm
 
 Array = jax.Array
@@ -134,12 +143,13 @@ def pdpgd(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(rule, keys, x, y) -> State:
-  zeros = jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
-  log_ratio = jnp.full(len(x), -jnp.log(rule.first_ratio), jnp.float32)
+  zeros = jnp.zeros(x.shape, numerics.wide_type(x))
+  log_ratio = jnp.full(len(x), -jnp.log(rule.first_ratio), zeros.dtype)
   return State(
     **minimum_norm.start(x),
     point=x,
@@ -152,7 +162,9 @@ def _init(rule, keys, x, y) -> State:
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -161,7 +173,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   move = jax.vmap(functools.partial(_move, rule))
   changes = move(state, answer.loss, answer.grad)
   state = minimum_norm.finish_step(state, rule.norm, won)
-  return state._replace(**changes)
+  return state._replace(**changes), answer.outputs
 
 
 def _move(rule, state: State, loss, grad) -> dict[str, Any]:
@@ -169,12 +181,14 @@ def _move(rule, state: State, loss, grad) -> dict[str, Any]:
   low, high = (bound - state.x for bound in rule.bounds)
   delta = minimum_norm.perturbation(state)
   # The slope of softplus(-loss).
-  grad = -jax.nn.sigmoid(-loss) * grad.astype(delta.dtype)
+  grad = -jax.nn.sigmoid(-loss.astype(delta.dtype)) * grad.astype(delta.dtype)
   mean = _MEAN_RATE * state.mean + (1 - _MEAN_RATE) * grad
   square = _SQUARE_RATE * state.square + (1 - _SQUARE_RATE) * grad**2
-  count = state.step + 1
+  # A product of a float and an integer would be a float64, where there are any.
+  step = state.step.astype(delta.dtype)
+  count = step + 1
   divisor = jnp.sqrt(square / (1 - _SQUARE_RATE**count)) + _TINY
-  step_size = rule.step_size * _LAST_SHARE ** (state.step / rule.num_steps)
+  step_size = rule.step_size * _LAST_SHARE ** (step / rule.num_steps)
   update = mean / (1 - _MEAN_RATE**count) / divisor
   delta = jnp.clip(delta - step_size * update, low, high)
   largest = jnp.max(divisor)
@@ -207,9 +221,11 @@ def _pulled_back(ball, delta, scale, low, high) -> Array:
 
 def _weigh(rule, state: State, loss) -> dict[str, Any]:
   """The weights of ONE row after a loss."""
-  left = (rule.num_steps - 1 - state.step) / jnp.maximum(rule.num_steps - 1, 1)
+  step = state.step.astype(state.weight.dtype)
+  left = (rule.num_steps - 1 - step) / jnp.maximum(rule.num_steps - 1, 1)
   share = left * (1 - _LAST_DUAL_SHARE) + _LAST_DUAL_SHARE
-  log_ratio = state.log_ratio - rule.dual_step_size * share * jnp.sign(loss)
+  sign = jnp.sign(loss).astype(step.dtype)
+  log_ratio = state.log_ratio - rule.dual_step_size * share * sign
   log_ratio = jnp.clip(log_ratio, -_LARGEST_LOG, _LARGEST_LOG)
   weight = jax.nn.sigmoid(-log_ratio)
   return {

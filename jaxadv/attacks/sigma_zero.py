@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, norms, oracles, types
+from jaxadv import checks, criteria, losses, norms, numerics, oracles, types
 from jaxadv.attacks import minimum_norm
 
 Array = jax.Array
@@ -103,21 +103,25 @@ def sigma_zero(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(rule, keys, x, y) -> State:
+  dtype = numerics.wide_type(x)
   return State(
     **minimum_norm.start(x),
     point=x,
     y=y,
     keys=keys,
-    threshold=jnp.full(x.shape[0], rule.threshold, jnp.float32),
-    opt_state=jax.vmap(optax.scale_by_adam().init)(x.astype(jnp.float32)),
+    threshold=jnp.full(x.shape[0], rule.threshold, dtype),
+    opt_state=jax.vmap(optax.scale_by_adam().init)(x.astype(dtype)),
   )
 
 
-def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   answer = oracles.loss_and_gradient(
     logits_fn, loss_fn, keys, state.point, state.y
@@ -126,7 +130,7 @@ def _step(rule, loss_fn, criterion, logits_fn, state) -> State:
   move = jax.vmap(functools.partial(_move, rule))
   changes = move(state, won, answer.loss, answer.grad)
   state = minimum_norm.finish_step(state, norms.L0, won)
-  return state._replace(**changes)
+  return state._replace(**changes), answer.outputs
 
 
 def _move(rule, state: State, won, loss, grad) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import warping
 
 Array = jax.Array
@@ -145,6 +145,7 @@ def _attack(
       types.hashable(criterion),
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
     forwards=1,
     backwards=0,
   )
@@ -158,7 +159,7 @@ def _init(keys, x, y) -> State:
     y=y,
     keys=keys,
     step=jnp.zeros(len(x), jnp.int32),
-    best=jnp.full(len(x), -jnp.inf, jnp.float32),
+    best=jnp.full(len(x), -jnp.inf, numerics.wide_type(x)),
     x_adv=x,
     found=rows,
     done=rows,
@@ -167,28 +168,28 @@ def _init(keys, x, y) -> State:
 
 def _step(
   candidate, limits, bounds, loss_fn, criterion, logits_fn, state
-) -> State:
-  keys = oracles.step_keys(state.keys, state.step)
-
+) -> tuple[State, types.PyTree]:
   def move(key, step, image):
-    # The model has the step's own key.
-    shares = candidate(jax.random.fold_in(key, 1), step)
+    shares = candidate(key, step)
     angle, (down, right) = limits[0] * shares[0], limits[1] * shares[1:]
     moved = warping.rotate_and_shift(image, angle, down, right, bounds[0])
     return jnp.clip(moved, *bounds)
 
-  x_new = jax.vmap(move)(keys, state.step, state.x)
+  own = oracles.own_keys(state.keys, state.step)
+  x_new = jax.vmap(move)(own, state.step, state.x)
+  keys = oracles.step_keys(state.keys, state.step)
   outputs = oracles.outputs(logits_fn, keys, x_new)
-  loss = oracles.loss(loss_fn, outputs, state.y).astype(jnp.float32)
+  loss = oracles.loss(loss_fn, outputs, state.y).astype(state.best.dtype)
   found = oracles.satisfied(criterion, outputs, state.y)
   better = (loss > state.best) | found
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     best=jnp.where(better, loss, state.best),
     x_adv=oracles.choose(better, x_new, state.x_adv),
     found=found,
     done=found,
   )
+  return state, outputs
 
 
 def _on_grid(num_angles, num_shifts, key, step) -> Array:

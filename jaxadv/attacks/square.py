@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import square_moves
 
 Array = jax.Array
@@ -117,6 +117,7 @@ def square(
       types.hashable(criterion),
     ),
     num_steps=num_queries,
+    threat=types.threat(ball, bounds, criterion),
     forwards=1,
     backwards=0,
   )
@@ -138,7 +139,9 @@ def window_share(
 def _init(ball, bounds, start, keys, x, y) -> State:
   checks.images(x)
   low, high = bounds[0] - x, bounds[1] - x
-  delta = jax.vmap(lambda *args: start(ball, *args))(keys, low, high)
+  delta = jax.vmap(lambda *args: start(ball, *args))(
+    oracles.start_keys(keys), low, high
+  )
   delta = delta.astype(x.dtype)
   rows = jnp.zeros(len(x), bool)
   return State(
@@ -147,7 +150,7 @@ def _init(ball, bounds, start, keys, x, y) -> State:
     keys=keys,
     step=jnp.zeros(len(x), jnp.int32),
     delta=delta,
-    best=jnp.full(len(x), -jnp.inf, jnp.float32),
+    best=jnp.full(len(x), -jnp.inf, numerics.wide_type(x)),
     x_adv=jnp.clip(x + delta, *bounds),
     found=rows,
     done=rows,
@@ -156,15 +159,15 @@ def _init(ball, bounds, start, keys, x, y) -> State:
 
 def _step(
   ball, bounds, propose, schedule, loss_fn, criterion, logits_fn, state
-) -> State:
-  keys = oracles.step_keys(state.keys, state.step)
-  delta = _propose(ball, bounds, propose, schedule, keys, state)
+) -> tuple[State, types.PyTree]:
+  delta = _propose(ball, bounds, propose, schedule, state)
   x_new = jnp.clip(state.x + delta, *bounds)
+  keys = oracles.step_keys(state.keys, state.step)
   outputs = oracles.outputs(logits_fn, keys, x_new)
-  loss = oracles.loss(loss_fn, outputs, state.y).astype(jnp.float32)
+  loss = oracles.loss(loss_fn, outputs, state.y).astype(state.best.dtype)
   found = oracles.satisfied(criterion, outputs, state.y)
   better = (loss > state.best) | found
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     delta=oracles.choose(better, delta, state.delta),
     best=jnp.where(better, loss, state.best),
@@ -172,18 +175,18 @@ def _step(
     found=found,
     done=found,
   )
+  return state, outputs
 
 
-def _propose(ball, bounds, propose, schedule, keys, state) -> Array:
+def _propose(ball, bounds, propose, schedule, state) -> Array:
   """The perturbation to ask about: the start, or a change of the best."""
   low, high = bounds[0] - state.x, bounds[1] - state.x
 
   def one(key, step, delta, low, high):
-    # The model has the step's own key.
-    key = jax.random.fold_in(key, 1)
     share = window_share(step - 1, *schedule)
     return propose(ball, key, delta, share, low, high)
 
+  keys = oracles.own_keys(state.keys, state.step)
   changed = jax.vmap(one)(keys, state.step, state.delta, low, high)
   changed = changed.astype(state.delta.dtype)
   return oracles.choose(state.step > 0, changed, state.delta)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxadv import checks, criteria, losses, oracles, types
+from jaxadv import checks, criteria, losses, numerics, oracles, types
 from jaxadv.attacks import warping
 
 Array = jax.Array
@@ -96,12 +96,13 @@ def st_adv(
       types.hashable(criterion),
     ),
     num_steps=num_steps,
+    threat=types.threat(None, bounds, criterion),
   )
 
 
 def _init(keys, x, y) -> State:
   checks.images(x)
-  flow = jnp.zeros((*x.shape[:3], 2), jnp.float32)
+  flow = jnp.zeros((*x.shape[:3], 2), numerics.wide_type(x))
   rows = jnp.zeros(len(x), bool)
   return State(
     x=x,
@@ -111,14 +112,16 @@ def _init(keys, x, y) -> State:
     flow=flow,
     # Adam's first state does not depend on its learning rate.
     optimizer=jax.vmap(optax.adam(0.0).init)(flow),
-    best=jnp.full(len(x), jnp.inf, jnp.float32),
+    best=jnp.full(len(x), jnp.inf, flow.dtype),
     x_adv=x,
     found=rows,
     done=rows,
   )
 
 
-def _step(rule, bounds, loss_fn, criterion, logits_fn, state) -> State:
+def _step(
+  rule, bounds, loss_fn, criterion, logits_fn, state
+) -> tuple[State, types.PyTree]:
   point, pull_back = jax.vjp(
     lambda flow: jax.vmap(warping.flow)(state.x, flow), state.flow
   )
@@ -135,7 +138,7 @@ def _step(rule, bounds, loss_fn, criterion, logits_fn, state) -> State:
   flow, optimizer = jax.vmap(descend)(
     state.flow, state.optimizer, found, answer.loss, uphill
   )
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     flow=flow,
     optimizer=optimizer,
@@ -144,6 +147,7 @@ def _step(rule, bounds, loss_fn, criterion, logits_fn, state) -> State:
     found=found,
     done=best == 0,
   )
+  return state, answer.outputs
 
 
 def _descend(rule, flow, optimizer, found, loss, uphill):

@@ -65,7 +65,8 @@ class Task(NamedTuple):
 
 def solve(geometry: Geometry, task: Task) -> Array:
   """The step, shaped as `away`."""
-  shape = task.away.shape
+  shape, dtype = task.away.shape, task.away.dtype
+  task = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), task)
   # XLA:CPU sums over one axis eight times faster than over three.
   task = jax.tree.map(jnp.ravel, task)._replace(
     gap=task.gap, radius=task.radius
@@ -153,7 +154,7 @@ def _between_linf(x, start, share, width) -> Array:
 def _slide_l2(away, share, radius) -> tuple[Array, Array]:
   del radius
   # The square keeps short steps, from far away, as exact as long ones.
-  return jnp.square(share) * away, jnp.full((), jnp.inf)
+  return jnp.square(share) * away, jnp.full_like(share, jnp.inf)
 
 
 def _slide_linf(away, share, radius) -> tuple[Array, Array]:

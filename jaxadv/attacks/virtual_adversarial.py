@@ -80,18 +80,18 @@ def virtual_adversarial(
     init=Partial(_init),
     step=Partial(_step, ball, xi, bounds, types.hashable(criterion)),
     num_steps=num_steps,
+    threat=types.threat(ball, bounds, criterion),
   )
 
 
 def _init(keys, x, y) -> State:
-  pairs = jax.vmap(jax.random.split)(keys)
   rows = jnp.zeros(x.shape[0], bool)
   return State(
     x=x,
     y=y,
-    keys=pairs[:, 0],
+    keys=keys,
     step=jnp.zeros(x.shape[0], jnp.int32),
-    direction=jax.vmap(_draw)(pairs[:, 1], x),
+    direction=jax.vmap(_draw)(oracles.start_keys(keys), x),
     x_adv=x,
     found=rows,
     done=rows,
@@ -99,10 +99,14 @@ def _init(keys, x, y) -> State:
 
 
 def _draw(key: Array, x: Array) -> Array:
-  return numerics.unit_l2(jax.random.normal(key, x.shape))
+  return numerics.unit_l2(
+    jax.random.normal(key, x.shape, numerics.wide_type(x))
+  )
 
 
-def _step(ball, xi, bounds, criterion, logits_fn, state: State) -> State:
+def _step(
+  ball, xi, bounds, criterion, logits_fn, state: State
+) -> tuple[State, types.PyTree]:
   keys = oracles.step_keys(state.keys, state.step)
   inside = jax.vmap(ascent.inside, in_axes=(None, None, 0, 0))
   point = inside(ball, bounds, state.x, _along(xi, state))
@@ -113,12 +117,13 @@ def _step(ball, xi, bounds, criterion, logits_fn, state: State) -> State:
   direction = jax.vmap(_turn)(state.direction, answer.grad)
   state = state._replace(direction=direction)
   moved = inside(ball, bounds, state.x, _along(ball.eps, state))
-  return state._replace(
+  state = state._replace(
     step=state.step + 1,
     x_adv=oracles.choose(found, point, moved),
     found=found,
     done=found,
   )
+  return state, answer.outputs
 
 
 def _along(length, state: State) -> Array:

@@ -139,7 +139,7 @@ def n_fgsm(
   checks.non_negative("noise", noise)
   step_size = ball.eps if step_size is None else step_size
   reach: Any = ball
-  return attacks.pgd(
+  attack = attacks.pgd(
     dataclasses.replace(reach, eps=noise * ball.eps + step_size),
     num_steps=1,
     step_size=step_size,
@@ -147,6 +147,8 @@ def n_fgsm(
     criterion=criteria.never,
     bounds=bounds,
   )
+  # It does not keep to the ball, so it has none.
+  return attack._replace(threat=attack.threat._replace(ball=None))
 
 
 def _uniform(inner, key, x, ball, bounds) -> Array:
@@ -203,6 +205,7 @@ def friendly(
   Reference: Zhang et al., "Attacks which do not kill training make adversarial
   learning stronger", 2020.
   """
+  checks.attack(attack)
   checks.non_negative("tau", tau)
   return attack._replace(
     init=Partial(_init_friendly, attack, tau),
@@ -221,18 +224,17 @@ def _init_friendly(attack, tau, keys, x, y) -> FriendlyState:
   )
 
 
-def _step_friendly(attack, criterion, logits_fn, state) -> FriendlyState:
-  nowhere = jnp.zeros_like(state.done)
-  model = oracles.Redirected(logits_fn, nowhere, state.x_adv)
-  moved = attack.step(model, state.inner)
-  wrong = oracles.satisfied(criterion, model.heard, state.y)
+def _step_friendly(attack, criterion, logits_fn, state):
+  moved, outputs = attack.step(logits_fn, state.inner)
+  wrong = oracles.satisfied(criterion, outputs, state.y)
   stop = wrong & (state.patience <= 0)
-  return state._replace(
+  state = state._replace(
     inner=oracles.choose(stop, state.inner, moved),
     patience=state.patience - wrong,
     found=wrong,
     done=stop,
   )
+  return state, outputs
 
 
 def from_source(

@@ -59,7 +59,7 @@ def outcomes(logits: Any, labels: Any) -> Outcomes:
 
 def fooled(logits: Array, label: Array) -> Array:
   """Criterion: the answer is neither the label nor null."""
-  rejected = jnp.argmax(logits) == logits.shape[-1] - 1
+  rejected = criteria.classified_as(logits, jnp.asarray(logits.shape[-1] - 1))
   return criteria.misclassified(logits, label) & ~rejected
 
 
@@ -188,5 +188,6 @@ def _init_scaled(attack, keys, x, y) -> ScaledState:
   return ScaledState(attack.init(split[:, 1], x, y), x, share)
 
 
-def _step_scaled(attack, logits_fn, state) -> ScaledState:
-  return state._replace(inner=attack.step(logits_fn, state.inner))
+def _step_scaled(attack, logits_fn, state) -> tuple[ScaledState, types.PyTree]:
+  inner, outputs = attack.step(logits_fn, state.inner)
+  return state._replace(inner=inner), outputs

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxadv import checks, oracles, types
+from jaxadv import call_checks, oracles, types
 
 Array = jax.Array
 
@@ -14,8 +14,6 @@ def run(
   key: Array,
   x: Array,
   y: types.PyTree,
-  *,
-  bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Array:
   """Attacks one batch; usable inside `jit`, `vmap` and a training step.
 
@@ -23,30 +21,41 @@ def run(
   with `criteria.never` it makes exactly `attack.num_steps` oracle calls. Row i
   uses the key `fold_in(key, i)`, so its result does not depend on the rows
   after it, nor on the batch size. Weights, radii and step sizes are arguments
-  of the compiled program: new ones compile nothing.
+  of the compiled program: new ones compile nothing. Called outside of any other
+  program, it multiplies in full float32; inside, as that program does.
 
   Args:
     attack: The kernel.
     logits_fn: The model, bound by `models.bind`.
     key: A PRNG key.
-    x: Inputs [B, ...] in the bounds.
+    x: Inputs [B, ...] in the bounds of the attack, float32 or float64.
     y: What the attack's loss wants, one row per input (labels [B]).
-    bounds: The range of inputs, for the check alone.
 
   Returns:
     The adversarial inputs [B, ...]; judge them with `evaluation`.
 
   Raises:
-    TypeError: inputs that are not floats, labels that are not integers.
-    ValueError: inputs out of bounds or not finite, labels out of range, shapes
-      that do not fit.
+    TypeError: arguments in another order, inputs of another type, labels that
+      are not integers.
+    ValueError: inputs out of bounds or not finite, a radius beyond the bounds,
+      labels out of range, shapes that do not fit.
   """
-  checks.inputs(x, bounds)
-  checks.batch(x, y)
-  num_classes = checks.model(logits_fn, x)
-  if isinstance(y, jax.Array) or hasattr(y, "dtype"):
-    checks.labels(y, num_classes)
-  return _run(attack, logits_fn, key, x, y)
+  call_checks.attack_call(attack, logits_fn, key, x, y)
+  _refuse_varying(x)
+  if isinstance(x, jax.core.Tracer):
+    return _run(attack, logits_fn, key, x, y)
+  with jax.default_matmul_precision("highest"):
+    return _run(attack, logits_fn, key, x, y)
+
+
+def _refuse_varying(x: Array) -> None:
+  # The loops of attacks begin with constants, which count as equal on all
+  # devices, and end with what differs: the check of shard_map refuses that.
+  if axes := getattr(jax.typeof(x), "vma", ()):
+    raise ValueError(
+      f"engine.run inside jax.shard_map over {sorted(axes)} needs "
+      "jax.shard_map(..., check_vma=False)"
+    )
 
 
 @jax.jit
@@ -74,4 +83,5 @@ def masked_step(
   attack: types.Attack, logits_fn: types.LogitsFn, rows: Array, state
 ):
   """One step of the rows [B] that are True; the others stay as they are."""
-  return oracles.choose(rows, attack.step(logits_fn, state), state)
+  new, _ = attack.step(logits_fn, state)
+  return oracles.choose(rows, new, state)

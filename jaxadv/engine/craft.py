@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import rich.progress
 
-from jaxadv import checks, criteria, judge, types
+from jaxadv import call_checks, checks, judge, types
 from jaxadv.engine.job import Job
 from jaxadv.engine.record import Record, distances
 
@@ -23,8 +23,7 @@ def craft(
   images: np.ndarray,
   y: types.PyTree,
   *,
-  criterion: types.Criterion = criteria.misclassified,
-  bounds: tuple[float, float] = (0.0, 1.0),
+  criterion: types.Criterion | None = None,
   slots: int = 128,
   progress: bool = True,
   checkpoint: str | os.PathLike | None = None,
@@ -44,10 +43,10 @@ def craft(
     attack: The kernel.
     logits_fn: The model, bound by `models.bind`.
     key: A PRNG key.
-    images: Inputs [N, ...], floating point in the bounds.
+    images: Inputs [N, ...] in the bounds of the attack, float32 or float64.
     y: What the attack wants, one row per input (labels [N]).
-    criterion: Success as the judge sees it, of the same `y`.
-    bounds: The range of inputs.
+    criterion: Success, of the same `y`, for an attack with `criteria.never`;
+      others have said themselves what they are after.
     slots: Rows per device that are attacked at once; the batch size.
     progress: Show a progress bar (on a terminal).
     checkpoint: A file for partial results. A call that finds it goes on where
@@ -63,45 +62,63 @@ def craft(
 
   Raises:
     Interrupted: `stop` said so; the checkpoint was written.
-    TypeError: inputs that are not floats, labels that are not integers.
-    ValueError: inputs out of bounds or not finite, labels out of range, shapes
-      that do not fit, a checkpoint of another job.
+    TypeError: arguments in another order, inputs of another type, labels that
+      are not integers.
+    ValueError: inputs out of bounds or not finite, a radius beyond the bounds,
+      labels out of range, shapes that do not fit, a criterion that is missing
+      or contradicts the attack's, a checkpoint of another job.
   """
-  images = np.asarray(images)
+  images = call_checks.canonical(images)
   y = jax.tree.map(np.asarray, y)
   checks.num_steps(slots, "slots")
-  checks.inputs(images, bounds, "images")
-  checks.batch(images, y)
-  if len(images) == 0:
-    raise ValueError("images must hold at least one example, got none")
-  num_classes = checks.model(logits_fn, images[:1])
-  if isinstance(y, np.ndarray):
-    checks.labels(y, num_classes)
-  checks.warn_of_probabilities(
+  call_checks.attack_call(attack, logits_fn, key, images, y, "images")
+  criterion = call_checks.judged_by(attack.threat, criterion)
+  call_checks.warn_of_outputs(
     judge.outputs(logits_fn, key, images[:slots], batch_size=slots)
   )
   index = _numbers(index, len(images))
-  job = Job(attack, logits_fn, key, images, y, index, slots, checkpoint)
+  with jax.default_matmul_precision("highest"):
+    job = Job(attack, logits_fn, key, images, y, index, slots, checkpoint)
+    _work_through(job, name, progress, stop)
+  return _record(job, criterion)
+
+
+def _work_through(job: Job, name, progress, stop) -> None:
   with _progress_bar(progress) as bar:
-    task = bar.add_task(name, total=len(images))
+    task = bar.add_task(name, total=len(job.images))
     while job.unfinished():
       job.advance()
       bar.update(task, completed=job.completed())
       if stop():
         job.save()
-        raise Interrupted(f"stopped; go on with checkpoint={checkpoint!r}")
-  steps = job.steps
-  success = judge.success(
-    logits_fn, key, job.x_adv, y, criterion, batch_size=slots, index=index
+        where = None if job.checkpoint is None else str(job.checkpoint)
+        raise Interrupted(f"stopped; go on with checkpoint={where!r}")
+
+
+def _record(job: Job, criterion: types.Criterion) -> Record:
+  attack, steps = job.attack, job.steps
+  won = judge.success(
+    job.logits_fn,
+    job.key,
+    job.x_adv,
+    job.y,
+    criterion,
+    batch_size=job.slots_asked,
+    index=job.index,
+  )
+  inside = judge.inside(
+    attack.threat.ball, job.images, job.x_adv, bounds=attack.threat.bounds
   )
   record = Record(
     x_adv=job.x_adv,
-    success=success,
-    distance=distances(images, job.x_adv),
+    success=won & inside,
+    inside=inside,
+    bounded=np.asarray(attack.threat.ball is not None),
+    distance=distances(job.images, job.x_adv),
     steps=steps,
     forwards=steps * np.asarray(attack.forwards),
     backwards=steps * np.asarray(attack.backwards),
-    index=index,
+    index=job.index,
   )
   job.forget()
   return record

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxadv import types
+from jaxadv import programs, types
 from jaxadv.engine import slots as slots_lib
 from jaxadv.engine.record import save_npz
 
@@ -32,8 +32,9 @@ class Job:
     self, attack, logits_fn, key, images, y, index, slots, checkpoint
   ):
     self.images, self.y, self.index = images, y, index
+    self.slots_asked = slots
     self.checkpoint = None if checkpoint is None else pathlib.Path(checkpoint)
-    devices = jax.local_devices()
+    devices = _devices(logits_fn, images)
     self.num_devices = len(devices)
     self.mesh = Mesh(np.asarray(devices), (slots_lib.AXIS,))
     self.split = NamedSharding(self.mesh, PartitionSpec(slots_lib.AXIS))
@@ -209,6 +210,16 @@ class Job:
     """Removes the checkpoint of a finished job."""
     if self.checkpoint:
       self.checkpoint.unlink(missing_ok=True)
+
+
+def _devices(logits_fn: types.LogitsFn, images: np.ndarray) -> list[Any]:
+  """All local devices; one for a model that calls Python.
+
+  Callbacks of several devices of one process wait for each other's arrays, and
+  may do so for ever.
+  """
+  devices = jax.local_devices()
+  return devices[:1] if programs.calls_back(logits_fn, images) else devices
 
 
 def _everywhere(tree: types.PyTree, mesh: Mesh) -> types.PyTree:

@@ -17,7 +17,12 @@ class Record:
 
   Attributes:
     x_adv: The adversarial inputs [N, ...].
-    success: Whether the criterion holds at `x_adv`, judged afresh [N].
+    success: Whether the criterion holds at `x_adv`, judged afresh, and `x_adv`
+      is where the attack has to stay [N].
+    inside: Whether `x_adv` is finite, in the bounds and, where the attack knows
+      one, in the ball [N]. False is an error of the attack.
+    bounded: Whether the attack knows a ball: if not, a success may be at any
+      distance.
     distance: `linf`, `l2`, `l1` and `l0` (coordinates changed by more than
       1e-6) of `x_adv - x`, each [N].
     steps: Steps taken [N].
@@ -28,6 +33,8 @@ class Record:
 
   x_adv: np.ndarray
   success: np.ndarray
+  inside: np.ndarray
+  bounded: np.ndarray
   distance: dict[str, np.ndarray]
   steps: np.ndarray
   forwards: np.ndarray

@@ -133,7 +133,9 @@ def _refill(attack, key, slots: Slots, queue: Queue, output: Output):
     return oracles.choose(filled, fresh, slots)
 
   slots = jax.lax.cond(jnp.any(filled), fill, lambda: slots)
-  return slots, output._replace(taken=output.taken + jnp.sum(filled))
+  return slots, output._replace(
+    taken=output.taken + jnp.sum(filled, dtype=jnp.int32)
+  )
 
 
 def _flush(finished: Array, slots: Slots, output: Output):
@@ -154,6 +156,6 @@ def _flush(finished: Array, slots: Slots, output: Output):
     x_adv=x_adv,
     steps=steps,
     example=example,
-    size=output.size + jnp.sum(finished),
+    size=output.size + jnp.sum(finished, dtype=jnp.int32),
   )
   return slots._replace(example=jnp.where(finished, -1, slots.example)), output

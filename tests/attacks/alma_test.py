@@ -16,7 +16,7 @@ KEY, WIDE = cases.KEY, cases.WIDE
 def test_finds_the_distance_of_a_linear_model():
   w, b, x, label = cases.problem(num_classes=2)
   attack = alma(norms.L2, num_steps=1000, bounds=WIDE)
-  x_adv = engine.run(attack, victims.linear(w, b), KEY, x, label, bounds=WIDE)
+  x_adv = engine.run(attack, victims.linear(w, b), KEY, x, label)
   exact = victims.linear_distance(w, b, x, label, 2)
   found = np.linalg.norm(np.asarray(x_adv) - x, axis=1)
   np.testing.assert_allclose(found, exact, rtol=0.01)

@@ -121,7 +121,7 @@ def test_every_step_of_every_row_has_a_key_of_its_own():
   with jax.disable_jit():
     state = attack.init(_KEYS, jnp.asarray(_X), _Y)
     for _ in range(3):
-      state = attack.step(record, state)
+      state, _ = attack.step(record, state)
   # The start was drawn with the rows' keys themselves.
   used = np.concatenate([jax.random.key_data(_KEYS), *heard])
   assert len(np.unique(used, axis=0)) == 5 * 4

@@ -81,13 +81,13 @@ def init(attack, keys, x, y):
 
 @jax.jit
 def step(attack, logits_fn, state):
-  return attack.step(logits_fn, state)
+  return attack.step(logits_fn, state)[0]
 
 
 @jax.jit
 def _trace(attack, logits_fn, keys, x, y):
   def advance(state, _):
-    return attack.step(logits_fn, state), state._replace(keys=None)
+    return attack.step(logits_fn, state)[0], state._replace(keys=None)
 
   return jax.lax.scan(advance, attack.init(keys, x, y), length=_LENGTH)[1]
 

@@ -27,9 +27,7 @@ def _problem(num_classes, num_inputs=8):
 
 
 def _craft(attack, logits_fn, x, y, bounds=WIDE, **options):
-  return engine.craft(
-    attack, logits_fn, KEY, x, y, bounds=bounds, progress=False, **options
-  )
+  return engine.craft(attack, logits_fn, KEY, x, y, progress=False, **options)
 
 
 @NORMS
@@ -106,7 +104,7 @@ def _states(attack, logits_fn, x, y):
   step = jax.jit(attack.step)
   yield state
   for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
+    state, _ = step(logits_fn, state)
     yield state
 
 

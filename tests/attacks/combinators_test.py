@@ -117,7 +117,7 @@ def test_targets_come_in_order_of_the_clean_logits_without_the_label():
   with jax.disable_jit():
     states = [attack.init(_KEYS, jnp.asarray(_X), _Y)]
     for _ in range(9):
-      states.append(attack.step(logits_fn, states[-1]))
+      states.append(attack.step(logits_fn, states[-1])[0])
   np.testing.assert_array_equal(states[1].targets, expected)
   lost = ~np.asarray(states[-1].done)
   assert lost.any()

@@ -64,9 +64,7 @@ def distances(norm, logits_fn, w, x, label):
 def test_finds_the_distance_of_a_linear_model(norm):
   logits_fn, w, x, label = victim()
   attack = deepfool(norm, overshoot=0.0, bounds=WIDE)
-  record = engine.craft(
-    attack, logits_fn, KEY, x, label, bounds=WIDE, progress=False
-  )
+  record = engine.craft(attack, logits_fn, KEY, x, label, progress=False)
   assert record.success.all()
   found = jax.vmap(norm)(record.x_adv - x)
   np.testing.assert_allclose(
@@ -87,18 +85,25 @@ def test_the_overshoot_applies_to_the_sum_of_all_steps():
   assert count > 2
   attack = deepfool(norms.L2, overshoot=overshoot, bounds=WIDE)
   x_adv = engine.run(
-    attack, curved, KEY, jnp.asarray(x[None], jnp.float32), jnp.zeros(1, int),
-    bounds=WIDE,
-  )  # fmt: skip
+    attack,
+    curved,
+    KEY,
+    jnp.asarray(x[None], jnp.float32),
+    jnp.zeros(1, int),
+  )
   np.testing.assert_allclose(x_adv[0], point, rtol=1e-4)
 
 
 def test_an_input_that_is_wrong_already_is_its_own_result():
   logits_fn, _, x, label = victim()
   record = engine.craft(
-    deepfool(norms.L2, bounds=WIDE), logits_fn, KEY, x, (label + 1) % 4,
-    bounds=WIDE, progress=False,
-  )  # fmt: skip
+    deepfool(norms.L2, bounds=WIDE),
+    logits_fn,
+    KEY,
+    x,
+    (label + 1) % 4,
+    progress=False,
+  )
   assert record.success.all()
   np.testing.assert_array_equal(record.x_adv, x)
   np.testing.assert_array_equal(record.steps, 1)
@@ -111,7 +116,7 @@ def test_a_failure_keeps_the_clean_input(model):
   state = attack.init(jax.random.split(KEY, 2), x, jnp.zeros(2, int))
   step = jax.jit(attack.step)
   for _ in range(attack.num_steps):
-    state = step(model, state)
+    state, _ = step(model, state)
   np.testing.assert_array_equal(state.x_adv, x)
   assert np.isfinite(state.point).all()
   assert not state.found.any() and not state.done.any()
@@ -126,9 +131,7 @@ def test_looks_at_candidates_only_and_takes_the_nearest():
 
   def moved(num_candidates):
     attack = deepfool(norms.L2, num_candidates=num_candidates, bounds=WIDE)
-    return np.asarray(
-      engine.run(attack, logits_fn, KEY, x, label, bounds=WIDE)[0]
-    )
+    return np.asarray(engine.run(attack, logits_fn, KEY, x, label)[0])
 
   assert moved(2)[0] > 1 and moved(2)[1] == 0
   assert moved(3)[0] == 0 and 0.22 < moved(3)[1] < 0.25
@@ -138,13 +141,11 @@ def test_rows_stop_on_their_own_and_ignore_each_other():
   x = jnp.asarray([[0.3, 0.2], [5.0, 0.0], [3.4, 0.0]])
   label = jnp.zeros(3, int)
   attack = deepfool(norms.L2, bounds=WIDE)
-  together = engine.craft(
-    attack, curved, KEY, x, label, bounds=WIDE, progress=False
-  )
+  together = engine.craft(attack, curved, KEY, x, label, progress=False)
   assert len(set(together.steps)) == 3
   for i in range(3):
     alone = engine.craft(
-      attack, curved, KEY, x[i : i + 1], label[:1], bounds=WIDE, progress=False
+      attack, curved, KEY, x[i : i + 1], label[:1], progress=False
     )
     np.testing.assert_allclose(alone.x_adv[0], together.x_adv[i], rtol=1e-5)
     assert alone.steps[0] == together.steps[i]
@@ -156,18 +157,19 @@ def test_stays_in_bounds_and_asks_about_the_last_point():
   record = engine.craft(attack, curved, KEY, x, label, progress=False)
   assert not record.success[0] and record.steps[0] == 5
   one = deepfool(norms.L2, num_steps=1, overshoot=1.0, bounds=WIDE)
-  x_adv = engine.run(one, curved, KEY, x + 1, label, bounds=WIDE)
+  x_adv = engine.run(one, curved, KEY, x + 1, label)
   assert curved(None, x_adv)[0, 1] > 0
 
 
 def test_the_criterion_decides_when_to_stop():
   logits_fn, _, x, label = victim()
   attack = deepfool(
-    norms.L2, criterion=criteria.misclassified_with(0.5), overshoot=0.5,
+    norms.L2,
+    criterion=criteria.misclassified_with(0.5),
+    overshoot=0.5,
     bounds=WIDE,
-  )  # fmt: skip
-  logits = logits_fn(None, engine.run(attack, logits_fn, KEY, x, label,
-                                      bounds=WIDE))  # fmt: skip
+  )
+  logits = logits_fn(None, engine.run(attack, logits_fn, KEY, x, label))
   rows = jnp.arange(len(x))
   won = jnp.max(logits, 1) - logits[rows, label]
   assert float(won.min()) >= 0.5

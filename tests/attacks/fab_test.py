@@ -59,7 +59,7 @@ def least(norm, logits_fn, w, x, label):
 
 @jax.jit
 def masked_step(attack, logits_fn, state):
-  return oracles.choose(~state.done, attack.step(logits_fn, state), state)
+  return oracles.choose(~state.done, attack.step(logits_fn, state)[0], state)
 
 
 def states(attack, logits_fn, x, label):
@@ -245,7 +245,7 @@ def test_every_question_has_keys_of_its_own():
   attack = fab_t(norms.L2, num_steps=2, num_targets=1)
   state = attack.init(jax.random.split(KEY, len(x)), x, label)
   for _ in range(2):
-    state = attack.step(model, state)
+    state, _ = attack.step(model, state)
   assert len(set(asked)) == len(asked) == 2 * 2 * len(x)
 
 

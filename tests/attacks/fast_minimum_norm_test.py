@@ -24,7 +24,7 @@ def _beyond(logits, label):
 def test_finds_the_distance_of_a_linear_model(name):
   w, b, x, label = cases.problem(num_classes=2)
   attack = fmn(NORMS[name], num_steps=300, bounds=WIDE)
-  x_adv = engine.run(attack, victims.linear(w, b), KEY, x, label, bounds=WIDE)
+  x_adv = engine.run(attack, victims.linear(w, b), KEY, x, label)
   exact = victims.linear_distance(w, b, x, label, DUALS[name])
   found = np.asarray(jax.vmap(NORMS[name])(x_adv - x))
   np.testing.assert_allclose(found, exact, rtol=0.01)

@@ -35,7 +35,7 @@ def test_each_step_climbs_the_loss_with_noise_of_its_own():
   state = attack.init(jax.random.split(KEY, len(x)), jnp.asarray(x), y)
   seen, step = [], jax.jit(attack.step)
   for _ in range(4):
-    after = step(logits_fn, state)
+    after, _ = step(logits_fn, state)
     label, keys = after.y
     np.testing.assert_array_equal(label, y)
     seen.append(np.asarray(jax.random.key_data(keys)))
@@ -100,7 +100,7 @@ def test_the_first_step_by_hand(scale, noise):
     bounds=(-9.0, 9.0),
   )
   state = attack.init(keys, jnp.asarray(x, jnp.float32), jnp.asarray(y))
-  state = jax.jit(attack.step)(victims.linear(w, np.zeros(CLASSES)), state)
+  state, _ = jax.jit(attack.step)(victims.linear(w, np.zeros(CLASSES)), state)
   for i, normal in enumerate(_normals(keys, 0)):
     change = 1e-6 * np.eye(SIZE)
     up, down = (
@@ -158,7 +158,7 @@ def test_auto_pgd_climbs_with_noise_of_its_own_in_each_step():
   best, best_loss = point, np.full(3, -np.inf)
   step = jax.jit(attack.step)
   for k in range(4):
-    state, normal = step(logits_fn, state), _normals(keys, k)
+    state, normal = step(logits_fn, state)[0], _normals(keys, k)
     loss = np.sum(normal * point, axis=1)
     best = np.where((loss > best_loss)[:, None], point, best)
     best_loss = np.maximum(loss, best_loss)

@@ -42,7 +42,7 @@ def drive(attack, logits_fn, x, y, num_steps):
   """The states after each step [num_steps, B, ...], done or not."""
 
   def step(state, _):
-    state = attack.step(logits_fn, state)
+    state, _ = attack.step(logits_fn, state)
     return state, state
 
   return jax.lax.scan(step, start(attack, x, y), None, num_steps)[1]
@@ -52,7 +52,7 @@ def states(attack, logits_fn, x, y):
   """The states after each step, one by one, until all rows are done."""
   state, step = start(attack, x, y), jax.jit(attack.step)
   for _ in range(attack.num_steps):
-    state = step(logits_fn, state)
+    state, _ = step(logits_fn, state)
     yield state
     if state.done.all():
       return

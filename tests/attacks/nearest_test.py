@@ -68,7 +68,7 @@ def _ratios(name, attack, num_classes):
   size_fn, dual, _ = ATTACKS[name]
   w, b, x, label = _problem(num_classes)
   logits_fn = victims.linear(w, b)
-  x_adv = engine.run(attack, logits_fn, KEY, x, label, bounds=WIDE)
+  x_adv = engine.run(attack, logits_fn, KEY, x, label)
   assert (victims.logits(logits_fn, x_adv).argmax(1) != label).all()
   found = np.asarray(jax.vmap(size_fn)(x_adv - x))
   return found / victims.linear_distance(w, b, x, label, dual)

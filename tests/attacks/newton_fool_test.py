@@ -22,9 +22,7 @@ def _problem(num_classes=4, scale=1.0):
 
 
 def _craft(attack, logits_fn, x, label, bounds=WIDE):
-  return engine.craft(
-    attack, logits_fn, KEY, x, label, bounds=bounds, progress=False
-  )
+  return engine.craft(attack, logits_fn, KEY, x, label, progress=False)
 
 
 def _by_hand(w, b, x, label, eta, bounds):
@@ -87,7 +85,7 @@ def test_no_step_goes_below_the_probability_of_chance():
   attack = newton_fool(eta=100.0, bounds=WIDE)
   keys = jax.random.split(KEY, 1)
   state = attack.init(keys, jnp.asarray(x), jnp.zeros(1, int))
-  state = attack.step(victims.binary(w, 0.0), state)
+  state, _ = attack.step(victims.binary(w, 0.0), state)
   p = 1 / (1 + np.exp(-1.0))
   np.testing.assert_allclose(
     state.point, [[-1 + (p - 0.5) / (p * (1 - p)), 5.0]], rtol=1e-5

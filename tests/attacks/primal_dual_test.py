@@ -79,7 +79,7 @@ def test_comes_near_the_distance_of_a_linear_model(norm, order):
   w, b, x, label = cases.problem(num_classes=2)
   attack = primal_dual.pdpgd(norm, num_steps=1000, bounds=cases.WIDE)
   logits_fn = victims.linear(w, b)
-  x_adv = engine.run(attack, logits_fn, cases.KEY, x, label, bounds=cases.WIDE)
+  x_adv = engine.run(attack, logits_fn, cases.KEY, x, label)
   exact = victims.linear_distance(w, b, x, label, order)
   ratio = np.asarray(jax.vmap(norm)(x_adv - x)) / exact
   np.testing.assert_allclose(ratio, 1.0, atol=0.1)

@@ -40,7 +40,7 @@ def run(attack, logits_fn, x, y):
 @functools.partial(quickly, static_argnames="length")
 def _run(attack, logits_fn, x, y, *, length):
   def advance(state, _):
-    state = attack.step(logits_fn, state)
+    state, _ = attack.step(logits_fn, state)
     return state, state
 
   start = attack.init(jax.random.split(KEY, len(x)), x, y)

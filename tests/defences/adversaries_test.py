@@ -124,7 +124,7 @@ def test_friendly_stops_tau_steps_after_the_boundary(tau, steps):
   victim = victims.binary(np.array([1.0, 0.0, 0.0]), -0.55)
   attack = adversaries.friendly(_stepper(0.1), tau)
   x = jnp.full((2, 3), 0.3).at[1, 0].set(-3.0)
-  result = engine.run(attack, victim, _KEY, x, _Y[:2], bounds=(-4.0, 4.0))
+  result = engine.run(attack, victim, _KEY, x, _Y[:2])
   np.testing.assert_allclose(result[0, 0] - 0.3, 0.1 * steps, atol=1e-5)
   # A row that never gets there uses the whole budget.
   np.testing.assert_allclose(result[1, 0] + 3.0, 0.8, atol=1e-5)

@@ -133,9 +133,7 @@ def test_targets_may_be_any_pytree():
   attack = _pgd(
     loss_fn=losses.targeted_dlr, criterion=criteria.misclassified_pair
   )
-  record = _craft(
-    attack, logits_fn, x=x, y=y, criterion=criteria.misclassified_pair
-  )
+  record = _craft(attack, logits_fn, x=x, y=y)
   expected = engine.run(
     attack, logits_fn, _KEY, x, jax.tree.map(jnp.asarray, y)
   )
@@ -146,7 +144,9 @@ def test_targets_may_be_any_pytree():
 
 
 def test_success_is_the_judge_s_word_not_the_attack_s():
-  record = _craft(_pgd(criterion=criteria.never))
+  record = _craft(
+    _pgd(criterion=criteria.never), criterion=criteria.misclassified
+  )
   assert record.success.any() and (record.steps == _STEPS).all()
   fooled = evaluation.fooled(_victim(), _KEY, record.x_adv, _Y)
   np.testing.assert_array_equal(record.success, fooled)

@@ -15,6 +15,8 @@ def _record():
   return engine.Record(
     x_adv=x_adv,
     success=np.array([True, False, True]),
+    inside=np.array([True, True, True]),
+    bounded=np.asarray(True),
     distance=record_lib.distances(x, x_adv),
     steps=np.array([1, 2, 3], np.int32),
     forwards=np.array([2, 4, 6]),
@@ -35,7 +37,16 @@ def test_save_and_load(tmp_path):
   record, path = _record(), tmp_path / "new" / "record.npz"
   record.save(path)
   loaded = engine.Record.load(path)
-  for field in ("x_adv", "success", "steps", "forwards", "backwards", "index"):
+  for field in (
+    "x_adv",
+    "success",
+    "inside",
+    "bounded",
+    "steps",
+    "forwards",
+    "backwards",
+    "index",
+  ):
     saved, found = getattr(record, field), getattr(loaded, field)
     np.testing.assert_array_equal(saved, found)
     assert saved.dtype == found.dtype

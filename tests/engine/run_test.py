@@ -120,7 +120,7 @@ def test_refuses_bad_input(changes, error, words):
 def test_other_bounds():
   attack = _pgd(0.5, bounds=(-1.0, 1.0))
   x = 2 * _X - 1
-  x_adv = _run(attack, x=x, bounds=(-1.0, 1.0))
+  x_adv = _run(attack, x=x)
   assert x_adv.min() < -0.9 and x_adv.min() >= -1 and x_adv.max() <= 1
   with pytest.raises(ValueError, match="bounds"):
-    _run(attack, x=x)
+    _run(x=x)

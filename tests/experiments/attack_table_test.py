@@ -18,7 +18,7 @@ def test_every_attack_understands_what_it_is_given(name, victim):
   y = attack_table.aim(name, key, np.eye(10)[labels], labels)
   keys = jax.random.split(key, 3)
   state = jax.eval_shape(attack.init, keys, x, y)
-  after = jax.eval_shape(attack.step, victim.logits_fn, state)
+  after, _ = jax.eval_shape(attack.step, victim.logits_fn, state)
   assert after.x_adv.shape == x.shape
   assert entry.criterion(np.zeros(10), y[0]).shape == ()
 
