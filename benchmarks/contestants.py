@@ -12,6 +12,8 @@ from jaxadv import attacks, balls, criteria, losses, norms, types
 Attack = types.Attack
 AttackFn = Callable[[], Attack]
 
+# Classes among which MALT orders.
+_CANDIDATES = 9
 # What a step by one gradient costs, and so how many fit.
 PASSES = 2
 _PAIR: dict[str, Any] = {
@@ -59,9 +61,15 @@ def _aimed(attack: Attack) -> Attack:
   return attacks.multi_targeted(attack, 3)
 
 
-def _fmn_t(norm: norms.Norm, steps: int) -> Attack:
+def _fmn_t(norm: norms.Norm, steps: int, order=3) -> Attack:
   attack = attacks.fmn(norm, num_steps=steps // 3 - 1, **_PAIR)
-  return attacks.multi_targeted(attack, 3, size_fn=norm)
+  return attacks.multi_targeted(attack, order, size_fn=norm)
+
+
+def _fmn_malt(norm: norms.Norm, steps: int) -> Attack:
+  # The Jacobian at the clean input costs as much as some steps.
+  order = attacks.NearestTargets(3, norm, num_candidates=_CANDIDATES)
+  return _fmn_t(norm, steps - _CANDIDATES, order)
 
 
 def _search(attack_fn, norm, first: float, largest: float, steps: int):
@@ -92,6 +100,7 @@ def _linf(size: int, steps: int) -> Mapping[str, AttackFn]:
   return {
     "fmn": lambda: attacks.fmn(norm, num_steps=steps),
     "fmn-t": lambda: _fmn_t(norm, steps),
+    "fmn-malt": lambda: _fmn_malt(norm, steps),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
     "apgd": _search(_linf_apgd, norm, first, 1.0, steps),
     "apgd-t": _search(_linf_apgd_t, norm, first, 1.0, steps),
@@ -109,6 +118,7 @@ def _l2(size: int, steps: int) -> Mapping[str, AttackFn]:
     "ddn": lambda: attacks.ddn(num_steps=steps),
     "fmn": lambda: attacks.fmn(norm, num_steps=steps),
     "fmn-t": lambda: _fmn_t(norm, steps),
+    "fmn-malt": lambda: _fmn_malt(norm, steps),
     "alma": lambda: attacks.alma(norm, num_steps=steps),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
     "apgd": _search(_l2_apgd, norm, 1.0, largest, steps),
@@ -126,6 +136,7 @@ def _l1(size: int, steps: int) -> Mapping[str, AttackFn]:
   return {
     "fmn": lambda: attacks.fmn(norm, num_steps=steps),
     "fmn-t": lambda: _fmn_t(norm, steps),
+    "fmn-malt": lambda: _fmn_malt(norm, steps),
     "alma": lambda: attacks.alma(norm, num_steps=steps),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
     "apgd": _search(_l1_apgd, norm, 10.0, largest, steps),

@@ -43,9 +43,12 @@ from jaxadv.attacks.sparse_l1_descent import sparse_l1_descent
 from jaxadv.attacks.spatial import spatial_grid, spatial_random
 from jaxadv.attacks.square import square
 from jaxadv.attacks.st_adv import st_adv
+from jaxadv.attacks.target_order import LikeliestTargets, NearestTargets
 from jaxadv.attacks.virtual_adversarial import virtual_adversarial
 
 __all__ = [
+  "LikeliestTargets",
+  "NearestTargets",
   "adam_pgd",
   "alma",
   "at_centre",

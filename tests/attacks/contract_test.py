@@ -49,6 +49,14 @@ ROWS = [
     lambda ball: attacks.multi_targeted(_pgd(ball, **_PAIR), 2),
     _LINF,
   ),
+  *over_balls(
+    "multi_targeted_malt",
+    lambda ball: attacks.multi_targeted(
+      _pgd(ball, **_PAIR), attacks.NearestTargets(2, norms.Linf)
+    ),
+    _LINF,
+    calls=2,
+  ),
   contract.Row(
     "multi_targeted_nearest",
     lambda size: attacks.multi_targeted(
