@@ -89,8 +89,8 @@ def fab_t(
   Args:
     norm: `norms.Linf`, `norms.L2` or `norms.L1`.
     num_steps: Moves per round.
-    num_targets: Classes, at most all but the label; or an order of its own,
-      such as `NearestTargets(9, norms.Linf)`. The first move precedes it and takes
+    num_targets: Classes, at most all but the label; or an order of its own, as
+      `NearestTargets(9, norms.Linf)`; the first move precedes it and takes
       the likeliest.
     num_restarts: Rounds per class. The first starts at the clean input, others
       at random, at half the least of eps, distance so far and size of bounds.
