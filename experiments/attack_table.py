@@ -241,6 +241,7 @@ ATTACKS: dict[str, Entry] = {
   "square": _of_autoattack("square"),
   "deepfool": _nearest_of(attacks.deepfool),
   "fmn": _nearest_of(attacks.fmn),
+  "pdpgd": _nearest_of(attacks.pdpgd),
   "ddn": _nearest(attacks.ddn, balls.L2),
   "alma": _nearest(functools.partial(attacks.alma, norms.L2), balls.L2),
   "brendel_bethge": _nearest_of(attacks.brendel_bethge, balls.Linf, balls.L2),

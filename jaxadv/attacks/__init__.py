@@ -37,14 +37,18 @@ from jaxadv.attacks.jitter import jitter_pgd, noisy_loss
 from jaxadv.attacks.jsma import jsma, jsma_single
 from jaxadv.attacks.lbfgs import lbfgs
 from jaxadv.attacks.newton_fool import newton_fool
+from jaxadv.attacks.primal_dual import pdpgd
 from jaxadv.attacks.sigma_zero import sigma_zero
 from jaxadv.attacks.sparse_l1_descent import sparse_l1_descent
 from jaxadv.attacks.spatial import spatial_grid, spatial_random
 from jaxadv.attacks.square import square
 from jaxadv.attacks.st_adv import st_adv
+from jaxadv.attacks.target_order import LikeliestTargets, NearestTargets
 from jaxadv.attacks.virtual_adversarial import virtual_adversarial
 
 __all__ = [
+  "LikeliestTargets",
+  "NearestTargets",
   "adam_pgd",
   "alma",
   "at_centre",
@@ -82,6 +86,7 @@ __all__ = [
   "newton_fool",
   "ni_fgsm",
   "noisy_loss",
+  "pdpgd",
   "pgd",
   "projected_gradient",
   "r_fgsm",

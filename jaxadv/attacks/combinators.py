@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxadv import checks, criteria, losses, numerics, oracles, types
+from jaxadv.attacks import target_order
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -72,7 +73,7 @@ def restarts(
   judge = _judge(loss_fn, criterion, size_fn)
   return attack._replace(
     init=Partial(_init_restarts, attack),
-    step=Partial(_step, attack, num_restarts, *judge),
+    step=Partial(_step, attack, num_restarts, None, *judge),
     num_steps=num_restarts * (attack.num_steps + 1),
     threat=attack.threat._replace(criterion=types.hashable(criterion)),
   )
@@ -80,7 +81,7 @@ def restarts(
 
 def multi_targeted(
   attack: types.Attack,
-  num_targets: int = 9,
+  num_targets: int | target_order.Order = 9,
   *,
   loss_fn: types.LossFn = losses.margin,
   criterion: types.Criterion = criteria.misclassified,
@@ -105,7 +106,8 @@ def multi_targeted(
     attack: An attack whose `y` is `(label, target)`, such as
       `pgd(..., loss_fn=losses.targeted_dlr,
       criterion=criteria.misclassified_pair)`.
-    num_targets: Rounds, at most the number of classes less one.
+    num_targets: Rounds, at most the number of classes less one; or an order of
+      its own, such as `NearestTargets(9, norms.Linf)`: MALT.
     loss_fn: Ranks rounds without success; of `(logits, label)`.
     criterion: Success; of `(logits, label)`.
     size_fn: As in `restarts`.
@@ -118,12 +120,12 @@ def multi_targeted(
   adversarial testing", 2019.
   """
   checks.attack(attack)
-  checks.num_steps(num_targets, "num_targets")
-  judge = _judge(loss_fn, criterion, size_fn)
+  order = target_order.of(num_targets)
+  rounds, judge = order.count, _judge(loss_fn, criterion, size_fn)
   return attack._replace(
-    init=Partial(_init_targets, attack, types.Static(_Count(num_targets))),
-    step=Partial(_step, attack, num_targets, *judge),
-    num_steps=1 + num_targets * (attack.num_steps + 1),
+    init=Partial(_init_targets, attack, types.Static(_Count(rounds))),
+    step=Partial(_step, attack, rounds, types.Static(order), *judge),
+    num_steps=1 + rounds * (attack.num_steps + 1),
     threat=attack.threat._replace(criterion=types.hashable(criterion)),
   )
 
@@ -238,7 +240,7 @@ class _Verdict(NamedTuple):
 
 
 def _step(
-  attack, num_rounds, loss_fn, criterion, size_fn, logits_fn, state
+  attack, num_rounds, order, loss_fn, criterion, size_fn, logits_fn, state
 ) -> tuple[State, types.PyTree]:
   choosing = state.round < 0
   ended = choosing | state.inner.done | (state.step >= attack.num_steps)
@@ -253,7 +255,8 @@ def _step(
     verdict = _nearest(state, size_fn, result, holds & ended)
   targets = state.targets
   if targets is not None:
-    ranked = oracles.likeliest_wrong(outputs, state.y, targets.shape[1])
+    keys = oracles.own_keys(state.keys, state.round)
+    ranked = order(choosing, logits_fn, keys, state.x, outputs, state.y)
     targets = oracles.choose(choosing, ranked, targets)
   state = state._replace(targets=targets)
   x_adv = oracles.choose(verdict.better, result, state.x_adv)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxadv import checks, criteria, norms, numerics, oracles, types
-from jaxadv.attacks import boundaries
+from jaxadv.attacks import boundaries, target_order
 
 Array = jax.Array
 Bounds = tuple[types.Scalar, types.Scalar]
@@ -70,7 +70,7 @@ def fab_t(
   norm: norms.Norm,
   *,
   num_steps: int = 100,
-  num_targets: int = 9,
+  num_targets: int | target_order.Order = 9,
   num_restarts: int = 1,
   eps: types.Scalar | None = None,
   alpha_max: types.Scalar = 0.1,
@@ -89,7 +89,9 @@ def fab_t(
   Args:
     norm: `norms.Linf`, `norms.L2` or `norms.L1`.
     num_steps: Moves per round.
-    num_targets: Classes, at most all but the label.
+    num_targets: Classes, at most all but the label; or an order of its own, as
+      `NearestTargets(9, norms.Linf)`; the first move precedes it and takes
+      the likeliest.
     num_restarts: Rounds per class. The first starts at the clean input, others
       at random, at half the least of eps, distance so far and size of bounds.
     eps: A row is done when its distance is at most this; by default nothing
@@ -108,13 +110,15 @@ def fab_t(
   adaptive boundary attack", 2020; targeted as in "Reliable evaluation of
   adversarial robustness with an ensemble of diverse parameter-free attacks".
   """
-  checks.num_steps(num_targets, "num_targets")
+  order = target_order.of(num_targets)
   rule = _rule(norm, num_steps, eps, alpha_max, eta, beta, bounds)
-  rounds = _rounds(num_targets, num_restarts)
+  rounds = _rounds(order.count, num_restarts)
   return types.Attack(
-    init=Partial(_init, types.Static(_NoTargets(num_targets))),
-    step=Partial(_step, rule, rounds, Partial(_ask_target)),
-    num_steps=num_steps * num_targets * num_restarts,
+    init=Partial(_init, types.Static(_NoTargets(order.count))),
+    step=Partial(
+      _step, rule, rounds, Partial(_ask_target, types.Static(order))
+    ),
+    num_steps=num_steps * order.count * num_restarts,
     threat=types.threat(None, bounds, criteria.misclassified),
     forwards=2,
   )
@@ -246,14 +250,16 @@ def _begin(rule, rounds, state, point) -> Array:
   )
 
 
-def _ask_target(rule, rounds, logits_fn, keys, state):
+def _ask_target(order, rule, rounds, logits_fn, keys, state):
   index = _round(rule, state) // rounds.num_restarts
   index = jnp.minimum(index, state.targets.shape[1] - 1)
   target = jnp.take_along_axis(state.targets, index[:, None], axis=1)[:, 0]
   boundary = boundaries.targeted(logits_fn, keys, state.point, state.y, target)
-  num_targets = state.targets.shape[1]
-  ranked = oracles.likeliest_wrong(boundary.outputs, state.y, num_targets)
-  return boundary, oracles.choose(target < 0, ranked, state.targets)
+  unknown = target < 0
+  outputs = boundary.outputs
+  own = oracles.own_keys(state.keys, state.step)
+  ranked = order(unknown, logits_fn, own, state.x, outputs, state.y)
+  return boundary, oracles.choose(unknown, ranked, state.targets)
 
 
 def _ask_nearest(candidates, rule, rounds, logits_fn, keys, state):

@@ -49,6 +49,14 @@ ROWS = [
     lambda ball: attacks.multi_targeted(_pgd(ball, **_PAIR), 2),
     _LINF,
   ),
+  *over_balls(
+    "multi_targeted_malt",
+    lambda ball: attacks.multi_targeted(
+      _pgd(ball, **_PAIR), attacks.NearestTargets(2, norms.Linf)
+    ),
+    _LINF,
+    calls=2,
+  ),
   contract.Row(
     "multi_targeted_nearest",
     lambda size: attacks.multi_targeted(
@@ -160,6 +168,16 @@ ROWS = [
   contract.Row(
     "alma",
     lambda size: attacks.alma(norms.L2, num_steps=30, step_size=size),
+    (0.1, 0.05),
+  ),
+  contract.Row(
+    "pdpgd_l1",
+    lambda size: attacks.pdpgd(norms.L1, num_steps=20, step_size=size),
+    (0.1, 0.05),
+  ),
+  contract.Row(
+    "pdpgd_linf",
+    lambda size: attacks.pdpgd(norms.Linf, num_steps=20, step_size=size),
     (0.1, 0.05),
   ),
   contract.Row(

@@ -41,6 +41,11 @@ ATTACKS = {
     2,
     lambda **k: attacks.alma(norms.L2, num_steps=500, last_share=1e-3, **k),
   ),
+  "pdpgd_linf": (
+    norms.Linf,
+    1,
+    lambda **k: attacks.pdpgd(norms.Linf, num_steps=1000, **k),
+  ),
   # Steps along all coordinates add up in L1, so the last ones must be smaller.
   "alma_l1": (
     norms.L1,
