@@ -112,6 +112,10 @@ def attack_call(
       several_classes(_num_classes(outputs))
     checks.labels(y, _num_classes(outputs))
   _one_verdict(threat.criterion, outputs, y)
+  # Attacks refuse in `init` shapes that they cannot work on.
+  row = jax.tree.map(lambda leaf: leaf[:1], (x, y))
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  jax.eval_shape(attack.init, keys, *row)
 
 
 def _one_verdict(criterion, outputs, y) -> None:

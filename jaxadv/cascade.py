@@ -136,7 +136,7 @@ def cascade(
     _claim(folder, (order, dict(attacks), logits_fn, data, judged))
   result = _in_order(job, attacks)
   found = _suspicions(job, attacks, result.robust_accuracy)
-  return result._replace(suspicions=found)
+  return result._replace(suspicions=result.suspicions + found)
 
 
 def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
@@ -148,12 +148,15 @@ def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
   breaker = np.where(wrong, 0, nobody)
   cost = {name: np.zeros(len(x_adv), np.int64) for name in _COSTS}
   accuracy, seconds = {CLEAN: float((~wrong).mean())}, {}
+  strays: tuple[str, ...] = ()
   for number, (name, attack) in enumerate(attacks.items(), start=1):
     rows = np.flatnonzero(breaker == nobody)
     seconds[name] = 0.0
     if len(rows):
       record, seconds[name] = _crafted(job, name, attack, rows)
       broken = _broken(job, record.x_adv, rows)
+      if attack.threat.ball is not None:
+        strays += suspicions.strays(name, record.inside)
       x_adv[rows[broken]] = record.x_adv[broken]
       breaker[rows[broken]] = number
       for unit, spent in cost.items():
@@ -170,7 +173,8 @@ def _in_order(job: _Job, attacks: Mapping[str, types.Attack]) -> Result:
     index=np.arange(len(x_adv), dtype=np.int32),
     **cost,
   )
-  return Result(total, np.asarray(names)[breaker], accuracy, seconds, ())
+  broken_by = np.asarray(names)[breaker]
+  return Result(total, broken_by, accuracy, seconds, strays)
 
 
 def _check(attacks, logits_fn, key, images, labels, ball) -> types.Threat:

@@ -201,11 +201,22 @@ def inputs(
 
 
 def images(x: Any, name: str = "x") -> None:
-  """Refuses inputs that are not images with their channels last."""
+  """Refuses inputs that are not images with their channels last.
+
+  Three dimensions of which the first alone is 1 or 3 are taken for channels
+  first: read as rows, they would make an attack silently weak.
+  """
   if x.ndim != 4:
     raise ValueError(
       f"{name} must hold images [B, H, W, C], got shape {x.shape}: reshape the "
-      f"inputs, and back inside the model"
+      f"inputs, and back inside the model; for data that are no images leave "
+      f"such an attack (square, spatial, stAdv) out"
+    )
+  if x.shape[1] in (1, 3) and min(x.shape[2:]) > 4:
+    raise ValueError(
+      f"{name} must hold images [B, H, W, C], got shape {x.shape}, which looks "
+      f"like channels first: transpose with np.moveaxis({name}, 1, -1), and "
+      f"back inside the model"
     )
 
 

@@ -154,6 +154,16 @@ def not_finite(logits: np.ndarray, where: str) -> Messages:
   return ()
 
 
+def strays(name: str, inside: np.ndarray) -> Messages:
+  """An attack that knows its ball left it, or the bounds, in some rows [N]."""
+  if inside.all():
+    return ()
+  return (
+    f"{(~inside).sum()} results of {name} left its ball or bounds and count as "
+    "failures: an error of the attack.",
+  )
+
+
 def few_classes(num_classes: int) -> Messages:
   """DLR needs three classes and targeted DLR four."""
   if num_classes < 4:

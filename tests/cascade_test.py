@@ -232,3 +232,44 @@ def test_square_wins_where_gradients_are_masked():
 def test_refuses_bad_input(changes, error, words):
   with pytest.raises(error, match=words):
     _run(**changes)
+
+
+def _overflows(w, x):
+  """Linear in the half of dark inputs, no number where the first pixel is."""
+  flat = x.reshape(len(x), -1)
+  logits = flat @ w
+  return jnp.where(flat[:, :1] > 0.55, jnp.nan, logits)
+
+
+def test_an_input_that_overflows_is_not_robust():
+  w = np.eye(25, 4, k=-1, dtype=np.float32)
+  x = np.full((6, 5, 5, 1), 0.5, np.float32)
+  x[:, 0, 1, 0] = 0.9  # The class 0, by far.
+  y = np.zeros(6, np.int32)
+  model = models.bind(_overflows, w)
+  table = {"pgd": attacks.pgd(_BALL, num_steps=20, step_size=0.05)}
+  table["random"] = square(_BALL, num_queries=40)
+  result = _run(table, model, x, y)
+  assert result.record.success.all()
+  assert result.robust_accuracy["random"] == 0.0
+
+
+def test_weights_that_are_no_numbers_leave_no_accuracy():
+  model = models.bind(_rounded, np.full((25, 4), np.nan, np.float32))
+  with pytest.warns(UserWarning, match="NaN or infinite"):
+    record = engine.craft(
+      _TABLE["weak"], model, _KEY, _X, _Y, slots=8, progress=False
+    )
+  assert record.success.all()
+  assert evaluation.accuracy(model, _KEY, _X, _Y) == 0.0
+  result = _run({"weak": _TABLE["weak"]}, model)
+  assert set(result.robust_accuracy.values()) == {0.0}
+  assert any("not finite for 100.0%" in each for each in result.suspicions)
+
+
+def test_an_attack_that_leaves_its_ball_is_found_out():
+  attack = attacks.pgd(balls.Linf(0.4), num_steps=3, step_size=0.4)
+  lying = attack._replace(threat=attack.threat._replace(ball=_BALL))
+  result = _run({"lying": lying})
+  assert any("of lying left its ball" in each for each in result.suspicions)
+  assert evaluation.inside(_BALL, _X, result.record.x_adv).all()

@@ -182,3 +182,26 @@ def test_of_outputs_gathers():
 
   assert messages(_flat_logits, _W) == ()
   assert len(messages(_softmax, _W[:, :3])) == 2
+
+
+def test_zero_gradients_of_misclassified_inputs_are_no_sign():
+  """DLR is constant wherever the label is third, as it may well be there."""
+  logits_fn = victims.ordinary(25, 4)
+  x = np.random.default_rng(5).uniform(size=(40, 5, 5, 1)).astype(np.float32)
+  order = np.argsort(victims.logits(logits_fn, x), axis=1)
+  labels = order[:, -1].astype(np.int32)
+  labels[:20] = order[:20, -3]
+  key = jax.random.key(0)
+  assert suspicions.zero_gradients(logits_fn, key, x, labels) == ()
+  assert suspicions.zero_gradients(logits_fn, key, x[:20], labels[:20]) == ()
+  blind = victims.constant(25, 4)
+  right = np.zeros(40, np.int32) + victims.logits(blind, x).argmax(1)
+  messages = suspicions.zero_gradients(blind, key, x, right.astype(np.int32))
+  assert len(messages) == 2 and "100.0%" in messages[0]
+
+
+def test_outputs_that_are_no_numbers_are_a_sign():
+  logits = np.array([[0.0, 1.0], [np.nan, 1.0], [0.0, np.inf], [1.0, -np.inf]])
+  (message,) = suspicions.not_finite(logits, "clean inputs")
+  assert "not finite for 50.0% of the clean inputs" in message
+  assert suspicions.not_finite(logits[::3], "clean inputs") == ()

@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import attacks, balls, criteria, engine, evaluation, losses
+from jaxadv import (
+  attacks,
+  autoattack,
+  balls,
+  cascade,
+  criteria,
+  engine,
+  evaluation,
+  losses,
+  models,
+)
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -189,3 +199,42 @@ def _softmax(keys, x):
 def test_warns_of_a_model_that_ends_in_a_softmax():
   with pytest.warns(UserWarning, match="probabilities"):
     _craft(logits_fn=jax.tree_util.Partial(_softmax))
+
+
+def test_bounds_that_float32_cannot_hold():
+  """2.2 in float32 is more than 2.2: results at it are inside all the same."""
+  bounds = (-1.7, 2.2)
+  x = (np.float32(bounds[0]) + np.float32(3.9) * _X).clip(*np.float32(bounds))
+  attack = attacks.pgd(
+    balls.Linf(3.0), num_steps=3, step_size=3.0, bounds=bounds
+  )
+  record = _craft(attack, x=x)
+  assert record.inside.all()
+  _craft(attack, x=record.x_adv)
+
+
+def test_channels_first_are_not_read_as_rows():
+  x = np.full((4, 3, 8, 8), 0.5, np.float32)
+  model = models.bind(lambda w, x: x.reshape(len(x), -1) @ w, np.eye(192, 3))
+  square = attacks.square(balls.Linf(0.1), num_queries=5)
+  with pytest.raises(ValueError, match="looks like channels first"):
+    _craft(square, model, x=x, y=np.zeros(4, np.int32))
+
+
+def test_a_cascade_looks_at_all_its_attacks_first():
+  x = np.full((4, 12), 0.5, np.float32)
+  model = victims.counted(models.bind(_flat, np.eye(12, 3, dtype=np.float32)))
+  before = victims.asked()
+  with pytest.raises(ValueError, match="leave such an attack"):
+    cascade.cascade(
+      autoattack.standard(balls.Linf(0.1), 3),
+      model,
+      _KEY,
+      x,
+      np.zeros(4, np.int32),
+    )
+  assert not (victims.asked() - before)["calls"]
+
+
+def _flat(w, x):
+  return x @ w
