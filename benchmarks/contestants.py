@@ -23,7 +23,7 @@ _PAIR: dict[str, Any] = {
 
 
 def _linf_apgd(eps) -> Attack:
-  return attacks.auto_pgd(balls.Linf(eps), num_steps=50)
+  return attacks.auto_pgd(balls.Linf(eps), num_steps=100)
 
 
 def _linf_apgd_t(eps) -> Attack:
@@ -102,7 +102,8 @@ def _linf(size: int, steps: int) -> Mapping[str, AttackFn]:
     "fmn-t": lambda: _fmn_t(norm, steps),
     "fmn-malt": lambda: _fmn_malt(norm, steps),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
-    "apgd": _search(_linf_apgd, norm, first, 1.0, steps),
+    # Downwards: an attempt that wins ends early, one that fails does not.
+    "apgd": _search(_linf_apgd, norm, 0.5, 1.0, steps),
     "apgd-t": _search(_linf_apgd_t, norm, first, 1.0, steps),
     "pgd": _search(_linf_pgd, norm, first, 1.0, steps),
     "fab": lambda: attacks.fab(norm, num_restarts=10),
