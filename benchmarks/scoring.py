@@ -9,9 +9,8 @@ envelope, and a the accuracy on clean inputs, an attack scores
   1 - (A - A_envelope) / (a D - A_envelope),
 
 1 for the envelope itself and 0 for an attack that finds nothing. The curve is a
-staircase, so its area is the mean of `min(distance, D)`, exactly; AttackBench
-draws straight lines between its corners, which changes the score in the third
-digit.
+staircase, so its area is the mean of `min(distance, D)`, exactly, where
+AttackBench draws straight lines between its corners.
 
 Reference: Cina et al., "AttackBench: evaluating gradient-based attacks for
 adversarial examples", 2025.

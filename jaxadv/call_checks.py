@@ -157,6 +157,8 @@ def _radius(threat: types.Threat, x: Any) -> None:
     return
   with jax.ensure_compile_time_eval():
     widest = threat.ball.norm(jnp.full(x.shape[1:], width, jnp.float32))
+  if isinstance(widest, jax.core.Tracer):  # As inside of jax.shard_map.
+    return
   if np.isfinite(widest) and np.any(np.asarray(eps) > 1.001 * float(widest)):
     raise ValueError(
       f"eps={np.asarray(eps).max():g} is beyond all that bounds="

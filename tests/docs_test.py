@@ -12,7 +12,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Of `attacks`: starts, rules and parts, which are no attacks.
 _PARTS = {
   *("at_centre", "at_input", "in_ball", "in_bounds", "binary_search"),
-  *("elastic", "least_l1", "noisy_loss"),
+  *("elastic", "least_l1", "noisy_loss", "LikeliestTargets"),
 }
 
 

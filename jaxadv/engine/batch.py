@@ -41,21 +41,24 @@ def run(
       labels out of range, shapes that do not fit.
   """
   call_checks.attack_call(attack, logits_fn, key, x, y)
-  _refuse_varying(x)
   if isinstance(x, jax.core.Tracer):
-    return _run(attack, logits_fn, key, x, y)
+    return _within_a_program(attack, logits_fn, key, x, y)
   with jax.default_matmul_precision("highest"):
     return _run(attack, logits_fn, key, x, y)
 
 
-def _refuse_varying(x: Array) -> None:
-  # The loops of attacks begin with constants, which count as equal on all
-  # devices, and end with what differs: the check of shard_map refuses that.
-  if axes := getattr(jax.typeof(x), "vma", ()):
+def _within_a_program(attack, logits_fn, key, x, y) -> Array:
+  try:
+    return _run(attack, logits_fn, key, x, y)
+  except TypeError as error:
+    # The loops of attacks begin with constants, which count as equal on all
+    # devices, and end with what differs: the checks of shard_map refuse that.
+    if "shard_map" not in str(error):
+      raise
     raise ValueError(
-      f"engine.run inside jax.shard_map over {sorted(axes)} needs "
-      "jax.shard_map(..., check_vma=False)"
-    )
+      "engine.run inside of jax.shard_map needs jax.shard_map(..., "
+      "check_vma=False)"
+    ) from error
 
 
 @jax.jit

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import attacks, balls, criteria, engine
+from jaxadv import (
+  attacks,
+  balls,
+  cascade,
+  criteria,
+  engine,
+  evaluation,
+  models,
+)
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -124,3 +132,46 @@ def test_other_bounds():
   assert x_adv.min() < -0.9 and x_adv.min() >= -1 and x_adv.max() <= 1
   with pytest.raises(ValueError, match="bounds"):
     _run(x=x)
+
+
+def test_inside_shard_map_it_says_what_it_needs():
+  mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("rows",))
+  rows = jax.sharding.PartitionSpec("rows")
+
+  def attacked(**options):
+    return jax.shard_map(
+      lambda x, y: _run(x=x, y=y),
+      mesh=mesh,
+      in_specs=(rows, rows),
+      out_specs=rows,
+      **options,
+    )(_X, _Y)
+
+  with pytest.raises(ValueError, match="check_vma=False"):
+    attacked()
+  np.testing.assert_allclose(attacked(check_vma=False), _run(), atol=1e-6)
+
+
+_PRECISIONS = []
+
+
+def _listening(w, x):
+  _PRECISIONS.append(jax.config.jax_default_matmul_precision)
+  return x.reshape(len(x), -1) @ w
+
+
+def test_multiplies_in_full_float32_whoever_calls():
+  model = models.bind(_listening, np.eye(25, 4, dtype=np.float32))
+  table = {"pgd": _pgd()}
+  with jax.default_matmul_precision("bfloat16"):
+    for call in (
+      lambda: engine.run(_pgd(), model, _KEY, _X, _Y),
+      lambda: engine.craft(_pgd(), model, _KEY, _X, _Y, progress=False),
+      lambda: cascade.cascade(table, model, _KEY, _X, _Y, progress=False),
+      lambda: evaluation.fooled(model, _KEY, _X, _Y),
+    ):
+      _PRECISIONS.clear()
+      jax.clear_caches()
+      call()
+      # The first questions, about shapes, are never run.
+      assert _PRECISIONS[-1] == "highest"
