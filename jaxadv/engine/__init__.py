@@ -6,6 +6,6 @@ size through a fixed number of slots on all local devices.
 
 from jaxadv.engine.batch import run
 from jaxadv.engine.craft import Interrupted, craft
-from jaxadv.engine.record import Record
+from jaxadv.engine.record import Damaged, Record
 
-__all__ = ["Interrupted", "Record", "craft", "run"]
+__all__ = ["Damaged", "Interrupted", "Record", "craft", "run"]

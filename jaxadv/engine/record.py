@@ -11,6 +11,10 @@ import numpy as np
 _CHANGED = 1e-6
 
 
+class Damaged(ValueError):
+  """A file does not hold what was written to it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
   """One row per example, in the order of the data set.
