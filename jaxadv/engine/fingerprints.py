@@ -1,10 +1,10 @@
 """What a result belongs to, as text that a later process can compare.
 
 Functions are told apart by what they do: by their programs, with the arrays
-that these have captured, and not by their names. Two models of one factory, two
-lambdas, two optax rules differ in these alone. An attack's program is written
-against a stand-in for the model, so that it says nothing of the model and costs
-the same for a large one.
+that these have captured, and not by their names alone. Two models of one
+factory, two lambdas, two optax rules differ in these alone. An attack's program
+is written against a stand-in for the model, so that it says nothing of the
+model and costs the same for a large one.
 
 What a program hides in Python (`models.from_callable`) has no text that lasts.
 Such a model is also asked about a few inputs, and its answers are compared as
@@ -44,9 +44,8 @@ def of_model(logits_fn: types.LogitsFn, images: np.ndarray) -> dict[str, Any]:
     question = (logits_fn, *programs.question(images))
     try:
       program = _with_gradient.trace(*question).jaxpr
-    except (
-      Exception
-    ):  # Any error of the model's: it has no gradient to compare.
+    # Whatever a model raises that has no gradient.
+    except Exception:
       program = _forward.trace(*question).jaxpr
   found: dict[str, Any] = {"model": digest(logits_fn, program)}
   if programs.leaves_device(program):
@@ -82,15 +81,16 @@ def of_attack(
 
 
 def versions() -> dict[str, Any]:
-  """The programs that made a result.
+  """The packages that made a result.
 
-  Those of JAX count: the text of a program is of one version alone, and its
-  results may differ in bits.
+  JAX's version counts: the text of a program is of one version alone, so there
+  is no telling whether it is the same, and its results may differ in bits.
   """
-  return {
-    "versions": f"jaxadv {importlib.metadata.version('jaxadv')}, JAX "
-    f"{jax.__version__}, format {_FORMAT}"
-  }
+  try:
+    mine = importlib.metadata.version("jaxadv")
+  except importlib.metadata.PackageNotFoundError:
+    mine = "not installed"
+  return {"versions": f"jaxadv {mine}, JAX {jax.__version__}, format {_FORMAT}"}
 
 
 def fingerprint(
@@ -135,10 +135,8 @@ def compared(theirs: str, mine: str) -> str:
 def _close(theirs: Any, mine: list[float]) -> bool:
   if theirs is None or len(theirs) != len(mine):
     return False
-  scale = max(np.nan_to_num(np.abs(mine)).max(initial=0.0), 1e-30)
-  return np.allclose(
-    theirs, mine, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True
-  )
+  scale = np.abs(mine).max(initial=0.0)
+  return np.allclose(theirs, mine, rtol=0.0, atol=_TOLERANCE * scale)
 
 
 def _answers(logits_fn: types.LogitsFn, images: np.ndarray) -> list[float]:
@@ -150,7 +148,10 @@ def _answers(logits_fn: types.LogitsFn, images: np.ndarray) -> list[float]:
     np.asarray(leaf, np.float64).reshape(len(images), -1)
     for leaf in jax.tree.leaves(outputs)
   ]
-  every = np.concatenate(rows, axis=1)
+  # Logits of classes that a model rules out are infinite.
+  every = np.nan_to_num(
+    np.concatenate(rows, axis=1), nan=7.0, posinf=11.0, neginf=-11.0
+  )
   return (every @ np.cos(np.arange(every.shape[1]))).tolist()
 
 

@@ -85,6 +85,17 @@ def test_answers_of_python_may_be_rounded_otherwise():
   assert fingerprints.differences(one, near) == ""
 
 
+def test_infinite_answers_are_compared():
+  def model(logit):
+    fn = lambda images: np.full((len(images), 4), logit, np.float32)
+    return _model(models.from_callable(fn, 4))
+
+  assert not fingerprints.differences(model(-np.inf), model(-np.inf))
+  assert fingerprints.differences(model(-np.inf), model(1.0)) == "model"
+  assert not fingerprints.differences(model(0.0), model(0.0))
+  assert fingerprints.differences(model(0.0), model(1e-20)) == "model"
+
+
 def test_models_without_gradients_have_a_fingerprint():
   one = _model(victims.query_only(25, 4))
   assert "answers" not in one
