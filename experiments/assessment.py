@@ -2,12 +2,11 @@
 
 The folder `records/` holds a file for each finished attack and each radius of
 the curve, that of the one under way, and what they belong to. A call that finds
-records goes on from them, and ends as if it had never stopped.
+records goes on from them, and ends as if it had never stopped; an attack that
+has changed since runs anew (`engine.store`).
 """
 
-import hashlib
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import attack_table, common, manners, victims
+from experiments import attack_table, common, victims
 from jaxadv import (
   cascade,
   criteria,
@@ -24,6 +23,7 @@ from jaxadv import (
   judge,
   types,
 )
+from jaxadv.engine import fingerprints, store
 
 Array = jax.Array
 
@@ -103,6 +103,7 @@ class _Job(NamedTuple):
   plan: Plan
   workdir: pathlib.Path
   stop: Callable[[], bool]
+  store: store.Store
 
 
 def assess(
@@ -116,8 +117,9 @@ def assess(
 
   Raises:
     engine.Interrupted: `stop` said so; the next call goes on from there.
-    SystemExit: The folder holds records of something else.
+    SystemExit: The folder holds records of another model, data set or seed.
     ValueError: An attack does not exist.
+    engine.Damaged: A record cannot be read.
   """
   attack_table.check(plan.attacks, plan.ball)
   attack_table.check_criterion(plan.attacks, victim.criterion)
@@ -125,9 +127,15 @@ def assess(
     loss_fn=victim.loss_fn, criterion=victim.criterion
   )
   plan = plan._replace(settings=settings)
-  job = _Job(victim, plan, workdir, stop)
-  with common.explained(str(workdir / "records")):
-    _claim(job)
+  with common.explained("--workdir"):
+    kept = store.Store(
+      workdir / "records",
+      victim.logits_fn,
+      jax.random.key(plan.seed),
+      victim.images,
+      victim.labels,
+    )
+  job = _Job(victim, plan, workdir, stop, kept)
   clean_logits = judge.outputs(
     victim.logits_fn,
     jax.random.key(plan.seed),
@@ -149,7 +157,8 @@ def _attacked(job: _Job, name: str, clean_logits: np.ndarray) -> Attacked:
   key_attack, key_aim = jax.random.split(attack_table.key_of(name, plan.seed))
   y = attack_table.aim(name, key_aim, clean_logits, victim.labels)
   attack = entry.make(threat, plan.settings)
-  record = _craft(job, name, attack, key_attack, (victim.images, y))
+  everything = np.arange(len(victim.images))
+  record, seconds = _craft(job, name, attack, key_attack, (everything, y))
   fooled = _fooled(job, record.x_adv, victim.criterion) & record.inside
   if entry.reach is attack_table.Reach.NEAREST:
     fooled &= evaluation.inside(threat, victim.images, record.x_adv)
@@ -158,7 +167,7 @@ def _attacked(job: _Job, name: str, clean_logits: np.ndarray) -> Attacked:
     fooled=fooled,
     success=record.success,
     num_outside=int((~record.inside).sum()),
-    seconds=_seconds(job, name),
+    seconds=seconds,
   )
 
 
@@ -198,8 +207,8 @@ def _curve(job: _Job, clean_wrong: np.ndarray) -> np.ndarray:
     rows = np.flatnonzero(robust)
     if len(rows) and eps > 0:
       attack = attack_table.pgd(plan.ball(eps), plan.settings)
-      images, labels = victim.images[rows], victim.labels[rows]
-      record = _craft(job, f"curve_{index}", attack, key, (images, labels))
+      aimed = (rows, victim.labels)
+      record, _ = _craft(job, f"curve_{index}", attack, key, aimed)
       robust[rows] = ~record.success
     accuracy.append(robust.mean())
   return np.asarray(accuracy)
@@ -221,65 +230,39 @@ def _craft(
   name: str,
   attack: types.Attack,
   key: Array,
-  data: tuple[np.ndarray, types.PyTree],
-) -> engine.Record:
-  """The record of an attack: from its file, or crafted and filed."""
-  path = job.workdir / "records" / f"{name}.npz"
-  if path.exists():
-    return engine.Record.load(path)
-  images, y = data
+  aimed: tuple[np.ndarray, types.PyTree],
+) -> tuple[engine.Record, float]:
+  """The record of an attack on some rows: from the store, or crafted.
+
+  `aimed` holds the rows and the y of all examples.
+  """
+  rows, y = aimed
+  images, logits_fn = job.victim.images[rows], job.victim.logits_fn
   # Attacks that spend their whole budget do not say what a success is.
   spends = criteria.is_never(attack.threat.criterion)
-  print(f"{job.victim.name}: {name.replace('_', ' ')}", flush=True)
-  spent, started = _seconds(job, name), time.monotonic()
-  try:
-    record = engine.craft(
+  criterion = _success(job.plan, name) if spends else None
+  what = fingerprints.digest(
+    fingerprints.of_attack(attack, logits_fn, images, y, criterion), key, y
+  )
+
+  def craft(checkpoint: pathlib.Path) -> engine.Record:
+    print(f"{job.victim.name}: {name.replace('_', ' ')}", flush=True)
+    return engine.craft(
       attack,
-      job.victim.logits_fn,
+      logits_fn,
       key,
       images,
-      y,
-      criterion=_success(job.plan, name) if spends else None,
+      jax.tree.map(lambda leaf: leaf[rows], y),
+      criterion=criterion,
       slots=job.plan.slots,
-      checkpoint=path.with_suffix(".partial.npz"),
+      index=rows,
+      checkpoint=checkpoint,
       stop=job.stop,
     )
-  finally:
-    spent += time.monotonic() - started
-    common.write_json(_clock(job, name), {"seconds": spent})
-  record.save(path)
-  return record
+
+  return job.store.record(name, what, rows, craft)
 
 
 def _success(plan: Plan, name: str) -> types.Criterion:
   own = attack_table.ATTACKS[name].criterion
   return plan.settings.criterion if own is None else own
-
-
-def _seconds(job: _Job, name: str) -> float:
-  clock = _clock(job, name)
-  if not clock.exists():
-    return 0.0
-  with manners.undamaged(clock):
-    return float(common.read_json(clock)["seconds"])
-
-
-def _clock(job: _Job, name: str) -> pathlib.Path:
-  return job.workdir / "records" / f"{name}.json"
-
-
-def _claim(job: _Job) -> None:
-  """Refuses a folder whose records are of another plan, model or data."""
-  weights = jax.tree.leaves(job.victim.logits_fn)
-  digest = hashlib.blake2b(str(job.plan).encode(), digest_size=16)
-  for leaf in (*weights, job.victim.images, job.victim.labels):
-    digest.update(np.asarray(leaf).tobytes())
-  mine = {"fingerprint": digest.hexdigest()}
-  path = job.workdir / "records" / "of.json"
-  if not path.exists():
-    common.write_json(path, mine)
-  elif common.read_json(path) != mine:
-    raise ValueError(
-      "holds results of other flags, weights or examples: choose another "
-      "--workdir, or delete this folder"
-    )

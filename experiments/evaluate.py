@@ -5,7 +5,9 @@
 
 Everything is kept under `--workdir`: `records/` (the adversarial inputs of each
 attack), `report.html`, and last `results.json`. Kill it at any moment and run
-the same command again: it goes on and ends with the same results.
+the same command again: it goes on and ends with the same results. Where the
+model has been trained again since, it refuses to show what it found of the old
+one.
 """
 
 import math
@@ -31,6 +33,7 @@ from experiments import (
   victims,
 )
 from jaxadv import data
+from jaxadv.engine import fingerprints
 from jaxadv.report import tables
 
 _WORKDIR = shared_flags.workdir()
@@ -166,7 +169,25 @@ def _finish(outcome: assessment.Outcome, workdir: pathlib.Path) -> None:
     {name: outcome},
     {name: found},
   )
+  found["of"] = _numbers(outcome.victim)
   common.write_json(workdir / "results.json", found)
+
+
+def _numbers(victim: victims.Victim) -> str:
+  """A digest of weights and examples."""
+  weights = jax.tree.leaves(victim.logits_fn)
+  return fingerprints.digest(weights, victim.images, victim.labels)
+
+
+def _check_current(victim: victims.Victim, workdir: pathlib.Path) -> None:
+  """Refuses results of weights or examples that are no more."""
+  found = common.read_json(workdir / "results.json")
+  if found.get("of") != _numbers(victim):
+    sys.exit(
+      f"--workdir={workdir} holds results of other weights or examples than "
+      f"--model_dir={_MODEL_DIR.value} has now: choose another --workdir, or "
+      "delete this one"
+    )
 
 
 def _show(workdir: pathlib.Path) -> None:
@@ -186,7 +207,9 @@ def main(argv: list[str]) -> None:
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
   shared_flags.settle_eps(workdir, _dataset)
-  if not common.finished(workdir):
+  if common.finished(workdir):
+    _check_current(_victim(), workdir)
+  else:
     stop = common.setup()
     victim = _victim()
     common.claim(workdir)

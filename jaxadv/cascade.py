@@ -1,8 +1,8 @@
 """Attacks in a row, each on the examples that those before left unbroken."""
 
 import dataclasses
+import functools
 import os
-import pathlib
 import re
 import time
 import zlib
@@ -22,8 +22,9 @@ from jaxadv import (
   suspicions,
   types,
 )
-from jaxadv.engine.job import fingerprint
+from jaxadv.engine import fingerprints
 from jaxadv.engine.record import distances
+from jaxadv.engine.store import Store
 
 Array = jax.Array
 
@@ -62,7 +63,7 @@ class _Job(NamedTuple):
   labels: np.ndarray
   threat: types.Threat
   options: dict[str, Any]  # Of `engine.craft`.
-  folder: pathlib.Path | None
+  store: Store | None
 
 
 def cascade(
@@ -101,9 +102,11 @@ def cascade(
     progress: Show a progress bar for each attack (on a terminal).
     num_draws: Of a randomised model, for each verdict: the mean of so many
       probabilities decides. 1 is for models that are not.
-    checkpoint_dir: A folder for finished attacks and the one under way. A call
-      that finds it goes on where it stands and ends as if it had never
-      stopped; one that finds it finished returns its result.
+    checkpoint_dir: A folder for finished attacks and the one under way, of one
+      model, key and data set. A call that finds it goes on where it stands and
+      ends as if it had never stopped; one that finds it finished returns its
+      result. An attack that has changed, or has to attack examples that its
+      record lacks, is run anew, and says so in a line.
     stop: Asked about once a second; when true, saves and raises.
 
   Raises:
@@ -111,13 +114,16 @@ def cascade(
     TypeError: arguments that `engine.craft` refuses.
     ValueError: no attacks or names unfit for files, attacks with different
       balls, bounds or criteria, inputs that `engine.craft` refuses, a
-      `checkpoint_dir` of another job.
+      `checkpoint_dir` of another model, key or data set, of other versions of
+      JAX or jaxadv, or with files that are damaged (`engine.Damaged`).
   """
   images, labels = call_checks.canonical(images), np.asarray(labels)
   threat = _check(attacks, logits_fn, key, images, labels, ball)
   checks.num_steps(slots, "slots")
   checks.num_steps(num_draws, "num_draws")
-  folder = None if checkpoint_dir is None else pathlib.Path(checkpoint_dir)
+  store = None
+  if checkpoint_dir is not None:
+    store = Store(checkpoint_dir, logits_fn, key, images, labels)
   options = {"slots": slots, "progress": progress, "stop": stop}
   job = _Job(
     logits_fn,
@@ -127,13 +133,8 @@ def cascade(
     labels,
     threat,
     options,
-    folder,
+    store,
   )
-  if folder:
-    data = (key, images, labels)
-    order = np.frombuffer(" ".join(attacks).encode(), np.uint8)
-    judged = (threat, num_draws)
-    _claim(folder, (order, dict(attacks), logits_fn, data, judged))
   result = _in_order(job, attacks)
   found = _suspicions(job, attacks, result.robust_accuracy)
   return result._replace(suspicions=result.suspicions + found)
@@ -268,23 +269,14 @@ def _broken(job: _Job, x_adv: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _crafted(
   job: _Job, name: str, attack: types.Attack, rows: np.ndarray
 ) -> tuple[engine.Record, float]:
-  """The record of an attack and its seconds; from its files, if finished."""
-  folder = job.folder
-  if folder is None:
+  """The record of an attack and its seconds; from the store, if it has it."""
+  craft = functools.partial(_craft, job, name, attack, rows)
+  if job.store is None:
     started = time.monotonic()
-    return _craft(job, name, attack, rows), time.monotonic() - started
-  path, clock = folder / f"{name}.npz", folder / f"{name}.seconds"
-  spent = float(clock.read_text()) if clock.exists() else 0.0
-  if path.exists():
-    return engine.Record.load(path), spent
-  started = time.monotonic()
-  try:
-    record = _craft(job, name, attack, rows, path.with_suffix(".partial.npz"))
-  finally:
-    spent += time.monotonic() - started
-    _write(clock, repr(spent))
-  record.save(path)
-  return record, spent
+    return craft(), time.monotonic() - started
+  # Not ball and criterion of the cascade: it judges what the record holds.
+  what = fingerprints.of_attack(attack, job.logits_fn, job.images, job.labels)
+  return job.store.record(name, what, rows, craft)
 
 
 def _craft(job, name, attack, rows, checkpoint=None) -> engine.Record:
@@ -301,25 +293,6 @@ def _craft(job, name, attack, rows, checkpoint=None) -> engine.Record:
     criterion=job.threat.criterion if silent else None,
     **job.options,
   )
-
-
-def _claim(folder: pathlib.Path, parts: types.PyTree) -> None:
-  """Refuses a folder that holds results of something else."""
-  path, mine = folder / "of", fingerprint(parts)
-  if not path.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(path, mine)
-  elif path.read_text() != mine:
-    raise ValueError(
-      f"checkpoint_dir={str(folder)!r} belongs to other attacks, or another "
-      "model, key, ball or data set: delete it or name another folder"
-    )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(text)
-  os.replace(temporary, path)
 
 
 def _suspicions(job, attacks, accuracy) -> tuple[str, ...]:

@@ -41,4 +41,9 @@ def operations(program: Any) -> Iterator[str]:
 
 def calls_back(logits_fn: types.LogitsFn, x: np.ndarray) -> bool:
   """Whether the model leaves the device for Python."""
-  return not _CALLBACKS.isdisjoint(operations(of_model(logits_fn, x)))
+  return leaves_device(of_model(logits_fn, x))
+
+
+def leaves_device(program: Any) -> bool:
+  """Whether a jaxpr calls Python."""
+  return not _CALLBACKS.isdisjoint(operations(program))

@@ -5,6 +5,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxadv import attacks, balls, cascade, engine, evaluation, losses, models
@@ -163,24 +164,81 @@ def test_a_finished_folder_attacks_no_more(tmp_path):
   assert again.seconds == first.seconds
 
 
+def _closure(w):
+  return jax.tree_util.Partial(lambda keys, x: x.reshape(len(x), -1) @ w)
+
+
+_W = np.random.default_rng(0).normal(size=(25, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ("other", "words"),
+  [
+    ({"x": _X**2}, "data set"),
+    ({"y": (_Y + 1) % 4}, "data set"),
+    ({"logits_fn": victims.ordinary(25, 4)}, "model"),
+    ({"logits_fn": _closure(-_W)}, "model"),
+  ],
+  ids=["images", "labels", "model", "closure"],
+)
+def test_refuses_the_folder_of_another_job(tmp_path, other, words):
+  table = {"weak": _TABLE["weak"]}
+  _run(table, logits_fn=_closure(_W), checkpoint_dir=tmp_path)
+  before = {"table": table, "logits_fn": _closure(_W)}
+  with pytest.raises(ValueError, match=f"is of another {words}:"):
+    _run(**(before | other), checkpoint_dir=tmp_path)
+  _run(**before, checkpoint_dir=tmp_path)
+
+
+def _with_rate(rate):
+  return attacks.projected_gradient(_BALL, optax.rmsprop(rate), num_steps=3)
+
+
 @pytest.mark.parametrize(
   "other",
-  [
-    {
-      "ball": balls.Linf(0.2),
-      "table": {"weak": _without_ball(_TABLE["weak"])},
-    },
-    {"table": {"weak": _TABLE["strong"]}},
-    {"x": _X**2},
-    {"logits_fn": victims.ordinary(25, 4)},
-  ],
-  ids=["ball", "attacks", "images", "model"],
+  [_TABLE["strong"], _with_rate(0.5)],
+  ids=["attack", "function"],
 )
-def test_refuses_the_folder_of_another_job(tmp_path, other):
-  table = {"weak": _without_ball(_TABLE["weak"])}
+def test_a_changed_attack_runs_anew_and_the_others_do_not(
+  tmp_path, other, capsys
+):
+  table = {"two": _TABLE["weak"], "one": _with_rate(0.01)}
   _run(table, checkpoint_dir=tmp_path)
-  with pytest.raises(ValueError, match="belongs to other attacks"):
-    _run(**({"table": table} | other), checkpoint_dir=tmp_path)
+  kept = (tmp_path / "two.npz").read_bytes()
+  changed = {"two": _TABLE["weak"], "one": other}
+  result = _run(changed, checkpoint_dir=tmp_path)
+  _assert_same(result, _run(changed))
+  out = capsys.readouterr().out
+  assert "one.npz is of another attack" in out and out.count("anew") == 1
+  assert (tmp_path / "two.npz").read_bytes() == kept
+
+
+def test_records_are_aligned_with_who_is_attacked_now(tmp_path, capsys):
+  """An attack that is put before others leaves them fewer examples."""
+  table = {"strong": _TABLE["strong"]}
+  _run(table, checkpoint_dir=tmp_path)
+  longer = {"weak": _TABLE["weak"]} | table
+  result = _run(longer, checkpoint_dir=tmp_path)
+  assert (result.broken_by == "weak").sum() > 3
+  _assert_same(result, _run(longer))
+  assert "anew" not in capsys.readouterr().out
+
+
+def test_a_record_that_lacks_examples_is_made_anew(tmp_path, capsys):
+  longer = {"weak": _TABLE["weak"], "strong": _TABLE["strong"]}
+  _run(longer, checkpoint_dir=tmp_path)
+  alone = {"strong": _TABLE["strong"]}
+  _assert_same(_run(alone, checkpoint_dir=tmp_path), _run(alone))
+  assert "strong.npz lacks" in capsys.readouterr().out
+
+
+def test_another_ball_judges_what_is_there(tmp_path):
+  table = {"far": _TABLE["far"]}
+  _run(table, checkpoint_dir=tmp_path)
+  wide = balls.Linf(0.4)
+  result = _run(table, ball=wide, checkpoint_dir=tmp_path)
+  _assert_same(result, _run(table, ball=wide))
+  assert (result.broken_by == "far").sum() > 10
 
 
 def test_verdicts_on_randomised_models_ask_for_means():

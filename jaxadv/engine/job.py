@@ -1,8 +1,6 @@
 """The host side of `craft`: deals examples to devices, collects, saves."""
 
-import hashlib
 import pathlib
-import re
 import time
 from typing import Any
 
@@ -13,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxadv import programs, types
 from jaxadv.engine import slots as slots_lib
+from jaxadv.engine.fingerprints import compared, fingerprint
 from jaxadv.engine.record import Damaged, load_npz, save_npz
 
 # Slots shrink as the last examples finish, but not below this share of their
@@ -184,10 +183,10 @@ class Job:
     saved = load_npz(checkpoint)
     if "fingerprint" not in saved:
       raise Damaged(f"{checkpoint} is no checkpoint: delete it")
-    if str(saved["fingerprint"]) != self.fingerprint:
+    if different := compared(str(saved["fingerprint"]), self.fingerprint):
       raise ValueError(
-        f"checkpoint={str(checkpoint)!r} belongs to another attack, "
-        f"model, key or data set: delete it or name another file"
+        f"checkpoint={str(checkpoint)!r} belongs to another {different}: "
+        "delete it or name another file"
       )
     for name in ("x_adv", "steps", "finished"):
       setattr(self, name, saved[name])
@@ -231,16 +230,6 @@ def _everywhere(tree: types.PyTree, mesh: Mesh) -> types.PyTree:
     return jax.device_put(leaf, whole) if isinstance(leaf, jax.Array) else leaf
 
   return jax.tree.map(copied, tree)
-
-
-def fingerprint(*parts: types.PyTree) -> str:
-  """Tells jobs apart: of the structure and the numbers of their parts."""
-  leaves, tree = jax.tree.flatten(parts)
-  name = re.sub(r" at 0x[0-9a-f]+", "", str(tree))
-  digest = hashlib.blake2b(name.encode(), digest_size=16)
-  for leaf in leaves:
-    digest.update(np.asarray(_raw(leaf)).tobytes())
-  return digest.hexdigest()
 
 
 def _raw(leaf: Any) -> Any:

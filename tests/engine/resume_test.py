@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jaxadv import attacks, balls, engine
@@ -84,6 +85,43 @@ def test_refuses_the_checkpoint_of_another_job(tmp_path, other):
   with pytest.raises(ValueError, match=r"part\.npz.* belongs to another"):
     _craft(checkpoint=path, **other)
   assert path.exists()
+
+
+def _rmsprop(rate):
+  return attacks.projected_gradient(
+    balls.Linf(0.02), optax.rmsprop(rate), num_steps=30
+  )
+
+
+def _closure(scale):
+  w = scale * np.random.default_rng(0).normal(size=(25, 4)).astype(np.float32)
+  return jax.tree_util.Partial(lambda keys, x: x.reshape(len(x), -1) @ w)
+
+
+def test_functions_of_one_factory_are_told_apart(tmp_path):
+  path = tmp_path / "part.npz"
+
+  def craft(rate, scale):
+    return engine.craft(
+      _rmsprop(rate),
+      _closure(scale),
+      _KEY,
+      _X,
+      _Y,
+      slots=_SLOTS,
+      progress=False,
+      checkpoint=path,
+      stop=lambda: True,
+    )
+
+  with pytest.raises(engine.Interrupted):
+    craft(0.01, 1.0)
+  with pytest.raises(ValueError, match="belongs to another attack:"):
+    craft(0.5, 1.0)
+  with pytest.raises(ValueError, match="belongs to another model:"):
+    craft(0.01, -1.0)
+  with pytest.raises(engine.Interrupted):
+    craft(0.01, 1.0)
 
 
 def test_stops_without_a_checkpoint_too():

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import (
+  aims,
   assessment,
   attack_table,
   evaluation_report,
@@ -97,18 +99,70 @@ def test_finished_attacks_are_not_run_again(victim, whole, monkeypatch):
   )
 
 
-def test_a_folder_belongs_to_its_plan_and_model(victim, whole):
+def test_a_folder_belongs_to_its_model_data_and_seed(victim, whole):
   other = victim._replace(
     logits_fn=jax.tree.map(lambda leaf: 2 * leaf, victim.logits_fn)
   )
-  for model, plan in (
-    (victim, cases.PLAN._replace(eps=0.2)),
-    (victim._replace(images=victim.images[::-1]), cases.PLAN),
-    (other, cases.PLAN),
+  for model, plan, words in (
+    (victim, cases.PLAN._replace(seed=4), "key or seed"),
+    (victim._replace(images=victim.images[::-1]), cases.PLAN, "data set"),
+    (other, cases.PLAN, "model"),
   ):
-    match = f"^{whole[0] / 'records'}: .*choose another --workdir"
+    match = f"^--workdir: {whole[0] / 'records'} is of another {words}: choose"
     with pytest.raises(SystemExit, match=match):
       assessment.assess(model, plan, whole[0])
+
+
+def test_a_changed_attack_runs_anew_and_the_others_do_not(
+  victim, whole, tmp_path, monkeypatch, capsys
+):
+  """By the same name and flags, in the same folder."""
+  place = tmp_path / "copy"
+  shutil.copytree(whole[0], place)
+  entry = attack_table.ATTACKS["targeted_pgd"]
+  weak = entry._replace(
+    make=lambda ball, s: entry.make(ball, s._replace(num_steps=1))
+  )
+  monkeypatch.setitem(attack_table.ATTACKS, "targeted_pgd", weak)
+  found = assessment.assess(victim, cases.PLAN, place)
+  assert found.attacked["targeted_pgd"].record.steps.max() == 1
+  before, now = cases.records(whole[0]), cases.records(place)
+  assert [name for name in before if before[name] != now[name]] == [
+    "targeted_pgd.npz"
+  ]
+  out = capsys.readouterr().out
+  assert "targeted_pgd.npz is of another attack" in out
+  assert out.count("anew") == 1
+
+
+def test_another_aim_or_judge_runs_anew(victim, whole, tmp_path, monkeypatch):
+  place = tmp_path / "copy"
+  shutil.copytree(whole[0], place)
+  table = attack_table.ATTACKS
+  aimed = table["targeted_pgd"]._replace(aim=aims.least_likely)
+  judged = table["goal_image"]._replace(
+    criterion=lambda logits, y: logits.argmax() < 0
+  )
+  monkeypatch.setitem(table, "targeted_pgd", aimed)
+  monkeypatch.setitem(table, "goal_image", judged)
+  found = assessment.assess(victim, cases.PLAN, place)
+  assert not found.attacked["goal_image"].success.any()
+  before, now = cases.records(whole[0]), cases.records(place)
+  assert [name for name in before if before[name] != now[name]] == [
+    "goal_image.npz",
+    "targeted_pgd.npz",
+  ]
+
+
+def test_the_curve_is_aligned_with_who_is_left(victim, whole, tmp_path):
+  """The first radius changed: the record of the second is of other rows."""
+  place = tmp_path / "copy"
+  shutil.copytree(whole[0], place)
+  plan = cases.PLAN._replace(radii=(0.08, 0.1, 0.4))
+  found = assessment.assess(victim, plan, place)
+  alone = assessment.assess(victim, plan, tmp_path / "alone")
+  np.testing.assert_array_equal(found.curve, alone.curve)
+  assert found.curve[0] < whole[1].curve[0]
 
 
 def test_an_attack_does_not_depend_on_the_others(victim, whole, tmp_path):

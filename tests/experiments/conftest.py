@@ -19,16 +19,13 @@ def _step_fn(module):
   )
 
 
-@pytest.fixture(scope="session")
-def model_dir(tmp_path_factory):
-  """A network after 30 steps: mostly right, and not robust."""
-  place = tmp_path_factory.mktemp("model")
+def _trained(place, seed):
   module = networks.build_model("seed_network", "digits", 10)
   examples = data.load("digits").train
   state = train_state.create(
     module,
     optax.adam(0.05),
-    jax.random.key(0),
+    jax.random.key(seed),
     data.batch(examples, [0])["image"],
   )
   fitting.fit(
@@ -43,6 +40,18 @@ def model_dir(tmp_path_factory):
   info |= {"num_classes": 10, "image_shape": [8, 8, 1]}
   common.write_json(place / "model.json", info)
   return place
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+  """A network after 30 steps: mostly right, and not robust."""
+  return _trained(tmp_path_factory.mktemp("model"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_model_dir(tmp_path_factory):
+  """The same network from other weights."""
+  return _trained(tmp_path_factory.mktemp("other"), seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The script, in a process of its own."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,27 @@ def test_script(model_dir, tmp_path):
   record = engine.Record.load(workdir / "records" / "fgsm.npz")
   assert record.x_adv.shape == (8, 8, 8, 1)
   assert (workdir / "report.html").exists()
+
+
+def test_results_of_weights_that_are_no_more(
+  model_dir, other_model_dir, tmp_path
+):
+  model, workdir = tmp_path / "model", tmp_path / "run"
+  shutil.copytree(model_dir, model)
+  run = [f"--workdir={workdir}", f"--model_dir={model}", "--num_examples=4"]
+  run += ["--attacks=fgsm", "--eps=0.1", "--radii="]
+  _, first, again = scripts.outputs("evaluate", run, run)
+  assert "worst case" in first and "worst case" in again
+  results = (workdir / "results.json").read_bytes()
+  shutil.rmtree(model)
+  shutil.copytree(other_model_dir, model)
+  done = scripts.python("-m", "experiments.evaluate", *run)
+  assert done.returncode == 1 and "worst case" not in done.stdout
+  assert "results of other weights or examples" in done.stderr
+  assert (workdir / "results.json").read_bytes() == results
+  (workdir / "results.json").unlink()
+  _, told = scripts.outputs("evaluate", run)
+  assert "records is of another model: choose another folder" in told
 
 
 def _command(model_dir, workdir):
