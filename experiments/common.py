@@ -157,9 +157,15 @@ def on_sigterm() -> Callable[[], bool]:
 
 @contextlib.contextmanager
 def preemptible() -> Iterator[None]:
-  """Exits with `PREEMPTED` where what is inside was interrupted."""
+  """Exits with `PREEMPTED` where what is inside was interrupted.
+
+  Raises:
+    SystemExit: that, or `--slots` asked for too much memory.
+  """
   try:
     yield
+  except MemoryError as error:
+    raise SystemExit(f"--slots: {error}") from error
   except engine.Interrupted:
     print("stopped; run the same command again to go on")
     sys.exit(PREEMPTED)

@@ -22,6 +22,7 @@ from jaxadv import (
   suspicions,
   types,
 )
+from jaxadv.engine.craft import memory_for
 from jaxadv.engine.job import fingerprint
 from jaxadv.engine.record import distances
 
@@ -108,6 +109,7 @@ def cascade(
 
   Raises:
     engine.Interrupted: `stop` said so; the next call goes on from there.
+    MemoryError: the device has too little for so many slots.
     TypeError: arguments that `engine.craft` refuses.
     ValueError: no attacks or names unfit for files, attacks with different
       balls, bounds or criteria, inputs that `engine.craft` refuses, a
@@ -134,8 +136,9 @@ def cascade(
     order = np.frombuffer(" ".join(attacks).encode(), np.uint8)
     judged = (threat, num_draws)
     _claim(folder, (order, dict(attacks), logits_fn, data, judged))
-  result = _in_order(job, attacks)
-  found = _suspicions(job, attacks, result.robust_accuracy)
+  with memory_for(slots):
+    result = _in_order(job, attacks)
+    found = _suspicions(job, attacks, result.robust_accuracy)
   return result._replace(suspicions=found)
 
 

@@ -22,6 +22,8 @@ _SMALLEST = 8
 # Aim of one segment in seconds: how often progress shows and work is saved.
 _SEGMENT_SECONDS = 1.0
 _SAVE_SECONDS = 20.0
+# Saving takes less than this share of the time, however large the data set.
+_SAVE_SHARE = 0.05
 _LONGEST_SEGMENT = 1 << 20
 
 
@@ -50,7 +52,7 @@ class Job:
     self.x_adv = np.array(images)
     self.steps = np.zeros(len(images), np.int32)
     self.finished = np.zeros(len(images), bool)
-    self.saved_at = time.monotonic()
+    self.saved_at, self.saving = time.monotonic(), 0.0
     self._place(num_slots)
     self.pending = self._deal(np.arange(len(images), dtype=np.int32))
     self.fingerprint = ""
@@ -95,7 +97,8 @@ class Job:
     now = time.monotonic()
     if now - started < _SEGMENT_SECONDS / 2:
       self.limit = min(2 * self.limit, _LONGEST_SEGMENT)
-    if self.checkpoint and now - self.saved_at > _SAVE_SECONDS:
+    wait = max(_SAVE_SECONDS, self.saving / _SAVE_SHARE)
+    if self.checkpoint and now - self.saved_at > wait:
       self.save()
 
   def _queue(self) -> tuple[slots_lib.Queue, np.ndarray]:
@@ -164,6 +167,7 @@ class Job:
     """Writes all that is known, so that a killed call loses little."""
     if self.checkpoint is None:
       return
+    started = time.monotonic()
     owner = np.repeat(np.arange(self.num_devices), list(map(len, self.pending)))
     arrays = {
       "fingerprint": np.asarray(self.fingerprint),
@@ -179,6 +183,7 @@ class Job:
       arrays[f"slots_{i}"] = np.asarray(_raw(leaf))
     save_npz(self.checkpoint, arrays)
     self.saved_at = time.monotonic()
+    self.saving = self.saved_at - started
 
   def _load(self, checkpoint: pathlib.Path) -> None:
     with np.load(checkpoint) as file:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import attacks, balls, criteria, engine, evaluation, losses
+from jaxadv import attacks, balls, cascade, criteria, engine, evaluation, losses
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -189,3 +189,27 @@ def _softmax(keys, x):
 def test_warns_of_a_model_that_ends_in_a_softmax():
   with pytest.warns(UserWarning, match="probabilities"):
     _craft(logits_fn=jax.tree_util.Partial(_softmax))
+
+
+def _huge(keys, x):
+  huge = jnp.ones((len(x), 1 << 23, 1 << 23)) * x.sum()
+  return _victim()(keys, x) + jax.lax.sort(huge).sum(axis=(1, 2))[:, None]
+
+
+@pytest.mark.parametrize("slots", [8, 16])
+def test_too_little_memory_names_the_slots(slots):
+  with pytest.raises(
+    MemoryError, match=f"^slots={slots} .* take fewer"
+  ) as error:
+    _craft(logits_fn=jax.tree_util.Partial(_huge), slots=slots)
+  assert "\n" not in str(error.value)
+  with pytest.raises(MemoryError, match=f"^slots={slots} .* take fewer"):
+    cascade.cascade(
+      {"pgd": _pgd()},
+      jax.tree_util.Partial(_huge),
+      _KEY,
+      _X,
+      _Y,
+      slots=slots,
+      progress=False,
+    )
