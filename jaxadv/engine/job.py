@@ -15,8 +15,10 @@ from jaxadv import programs, types
 from jaxadv.engine import slots as slots_lib
 from jaxadv.engine.record import save_npz
 
-# Slots shrink as the last examples finish, but not below this share of their
-# number, nor below this number: each size compiles once more.
+# Few examples start with fewer slots, and once, as the last examples finish,
+# slots shrink to this share of their number: each size compiles once more. None
+# are below this share of the slots asked for, nor below this number.
+_SHARE = 4
 _SMALLEST_SHARE = 8
 _SMALLEST = 8
 # Aim of one segment in seconds: how often progress shows and work is saved.
@@ -43,11 +45,14 @@ class Job:
     self.attack, self.logits_fn, self.key = _everywhere(
       (attack, logits_fn, key), self.mesh
     )
-    self.smallest = min(slots, max(_SMALLEST, slots // _SMALLEST_SHARE))
     # Sizes come from `slots` alone, so that data sets of any size share the
     # compiled programs.
     self.queue_size = 2 * slots
-    num_slots = self._fitting(slots, len(images))
+    least = min(slots, max(_SMALLEST, slots // _SMALLEST_SHARE))
+    num_slots = slots
+    while num_slots > least and len(images) <= num_slots // 2 * len(devices):
+      num_slots = max(num_slots // 2, least)
+    self.smallest = max(least, num_slots // _SHARE)
     self.limit = 8
     self.x_adv = np.array(images)
     self.steps = np.zeros(len(images), np.int32)
@@ -107,8 +112,8 @@ class Job:
     for device, rows in enumerate(self.pending):
       index[device, : size[device]] = rows[: size[device]]
     # A device that runs short of examples which the host still has stops at
-    # once; at the end of its share, when half its slots are empty.
-    drained = self.num_slots // 2 if self.num_slots > self.smallest else 0
+    # once; at the end of its share, when the fewer slots hold its rows.
+    drained = self.smallest if self.num_slots > self.smallest else 0
     low_water = [
       self.num_slots - 1 if len(rows) > n else drained
       for rows, n in zip(self.pending, size, strict=True)
@@ -145,15 +150,9 @@ class Job:
 
   def _compact(self, rows: np.ndarray) -> None:
     """Moves the last rows into fewer slots, evenly over the devices."""
-    size = self._fitting(self.num_slots, len(rows))
-    if size != self.num_slots and len(rows):
-      self._move(rows, size)
-
-  def _fitting(self, size: int, num_rows: int) -> int:
-    """The size, halved while all rows fit into half of it."""
-    while size > self.smallest and num_rows <= size // 2 * self.num_devices:
-      size = max(size // 2, self.smallest)
-    return size
+    fit = len(rows) <= self.smallest * self.num_devices
+    if self.num_slots > self.smallest and fit and len(rows):
+      self._move(rows, self.smallest)
 
   def _move(self, rows: np.ndarray, size: int) -> None:
     grid = np.full((size, self.num_devices), -1)

@@ -1,11 +1,15 @@
 """The data-set driver: who is attacked with whom changes nothing."""
 
+import logging
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxadv import attacks, balls, cascade, criteria, engine, evaluation, losses
+from jaxadv.engine.job import Job
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -213,3 +217,24 @@ def test_too_little_memory_names_the_slots(slots):
       slots=slots,
       progress=False,
     )
+
+
+def test_few_programs_are_compiled(caplog):
+  """Two sizes of slots at most, and none for slots without rows."""
+  attack = attacks.pgd(balls.Linf(0.1), num_steps=25, step_size=0.01)
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    record = _craft(attack, slots=48)
+  assert len(np.unique(record.steps)) > 4
+  compiled = re.findall(r"Compiling jit\((\w+)\)", caplog.text)
+  assert compiled.count("segment") == 2 and "empty" not in compiled
+
+
+def test_slots_that_stay_empty_hold_possible_states():
+  """They take part in every step: nothing in them may overflow or loop."""
+  attack = _pgd(eps=1e-3)
+  index = np.arange(3, dtype=np.int32)
+  job = Job(attack, _victim(), _KEY, _X[:3], _Y[:3], index, 8, None)
+  job.advance()
+  np.testing.assert_array_equal(job.slots.example[3:], -1)
+  spread = np.abs(np.asarray(job.slots.state.x_adv) - _X[0]).max(axis=(1, 2, 3))
+  assert (spread[3:] <= 1.001e-3).all()
