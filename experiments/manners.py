@@ -56,7 +56,8 @@ def preemptible() -> Iterator[None]:
   Ctrl-C asks to stop as SIGTERM does, and the second time does not wait.
 
   Raises:
-    SystemExit: it was interrupted, with `PREEMPTED` or `INTERRUPTED`.
+    SystemExit: it was interrupted, with `PREEMPTED` or `INTERRUPTED`; or
+      `--slots` ask for more memory than there is.
     KeyboardInterrupt: it came to its end in spite of Ctrl-C.
   """
   before = signal.getsignal(signal.SIGINT)
@@ -68,6 +69,8 @@ def preemptible() -> Iterator[None]:
   except engine.Interrupted as stopped:
     print(f"{str(stopped) or 'stopped'}; run the same command again to go on")
     sys.exit(stop_code())
+  except MemoryError as error:
+    sys.exit(f"--slots: {error}")
   finally:
     signal.signal(signal.SIGINT, before)
   if signal.SIGINT in _asked:

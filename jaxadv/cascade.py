@@ -23,6 +23,7 @@ from jaxadv import (
   types,
 )
 from jaxadv.engine import fingerprints
+from jaxadv.engine.craft import memory_for
 from jaxadv.engine.record import distances
 from jaxadv.engine.store import Store
 
@@ -111,6 +112,7 @@ def cascade(
 
   Raises:
     engine.Interrupted: `stop` said so; the next call goes on from there.
+    MemoryError: the device has too little for so many slots.
     TypeError: arguments that `engine.craft` refuses.
     ValueError: no attacks or names unfit for files, attacks with different
       balls, bounds or criteria, inputs that `engine.craft` refuses, a
@@ -135,8 +137,9 @@ def cascade(
     options,
     store,
   )
-  result = _in_order(job, attacks)
-  found = _suspicions(job, attacks, result.robust_accuracy)
+  with memory_for(slots):
+    result = _in_order(job, attacks)
+    found = _suspicions(job, attacks, result.robust_accuracy)
   return result._replace(suspicions=result.suspicions + found)
 
 

@@ -16,6 +16,8 @@ from jaxadv import attacks, call_checks, checks, criteria, engine, judge, types
 
 # Whether results are finite, in the ball and in the bounds, see `judge`.
 inside = judge.inside
+# Distances that the bootstrap holds at once.
+_RESAMPLED = 1 << 20
 
 
 class Summary(NamedTuple):
@@ -267,12 +269,17 @@ def distance_quantile(
       f"distances must be some and share in (0, 1), got {len(distances)} "
       f"distances and share={share}"
     )
-  rng = np.random.default_rng(seed)
-  rows = rng.integers(0, len(distances), (num_resamples, len(distances)))
   # An observed value, never a mean of two: infinity less infinity is no number.
   quantile = functools.partial(np.quantile, method="inverted_cdf")
   ends = (1 - confidence) / 2, (1 + confidence) / 2
-  low, high = quantile(quantile(distances[rows], share, axis=1), ends)
+  rng = np.random.default_rng(seed)
+  resampled = []
+  at_once = max(1, _RESAMPLED // len(distances))
+  for start in range(0, num_resamples, at_once):
+    count = min(at_once, num_resamples - start)
+    rows = rng.integers(0, len(distances), (count, len(distances)))
+    resampled.append(quantile(distances[rows], share, axis=1))
+  low, high = quantile(np.concatenate(resampled), ends)
   return Quantile(float(quantile(distances, share)), float(low), float(high))
 
 

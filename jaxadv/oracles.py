@@ -22,6 +22,9 @@ Array = jax.Array
 # Numbers that no count of steps reaches, for the keys that are not the model's.
 _START = 0x73746172
 _OWN = 0x6F776E00
+# Draws of a randomised model are asked for together up to so many rows, and
+# gradients of classes up to so many: beyond, only memory would grow.
+_ROWS, _CLASSES = 128, 10
 
 
 class Samples(NamedTuple):
@@ -138,13 +141,16 @@ def loss_and_gradient(
   one overflow would turn the whole input into NaN.
   """
 
-  def total(x: Array):
-    answer = logits_fn(keys, x)
-    per_row = loss(loss_fn, answer, y)
-    return jnp.sum(per_row), (answer, per_row)
+  def ask(logits_fn: types.LogitsFn, keys: Array) -> Answer:
+    def total(x: Array):
+      answer = logits_fn(keys, x)
+      per_row = loss(loss_fn, answer, y)
+      return jnp.sum(per_row), (answer, per_row)
 
-  grad, (answer, per_row) = jax.grad(total, has_aux=True)(x)
-  return Answer(answer, per_row, jnp.where(jnp.isfinite(grad), grad, 0.0))
+    grad, (answer, per_row) = jax.grad(total, has_aux=True)(x)
+    return Answer(answer, per_row, grad)
+
+  return _finite(_mean_over_draws(ask, logits_fn, keys))
 
 
 def gradients(
@@ -163,18 +169,64 @@ def gradients(
     The outputs, the losses [B, K] and their gradients [B, K, ...].
   """
 
-  def ask(x: Array):
-    answer = logits_fn(keys, x)
-    return loss(losses_fn, answer, y), answer
+  def ask(logits_fn: types.LogitsFn, keys: Array) -> Answer:
+    def per_row(x: Array):
+      answer = logits_fn(keys, x)
+      return loss(losses_fn, answer, y), answer
 
-  values, pull_back, answer = jax.vjp(ask, x, has_aux=True)
+    values, pull_back, answer = jax.vjp(per_row, x, has_aux=True)
 
-  def row_grads(one_hot: Array) -> Array:
-    return pull_back(jnp.broadcast_to(one_hot[None], values.shape))[0]
+    def row_grads(one_hot: Array) -> Array:
+      return pull_back(jnp.broadcast_to(one_hot[None], values.shape))[0]
 
-  one_hots = jnp.eye(values.shape[1], dtype=values.dtype)
-  grads = jax.vmap(row_grads, out_axes=1)(one_hots)
-  return Answer(answer, values, jnp.where(jnp.isfinite(grads), grads, 0.0))
+    one_hots = jnp.eye(values.shape[1], dtype=values.dtype)
+    grads = _in_parts(row_grads, one_hots, _CLASSES)
+    return Answer(answer, values, jnp.moveaxis(grads, 0, 1))
+
+  return _finite(_mean_over_draws(ask, logits_fn, keys))
+
+
+def _mean_over_draws(
+  ask: Callable[[types.LogitsFn, Array], Answer],
+  logits_fn: types.LogitsFn,
+  keys: Array,
+) -> Answer:
+  """The answer; of samples, means of those to each draw.
+
+  A loss of samples is a mean, so each draw has its own backward pass and the
+  activations of one need not wait for the others.
+  """
+  if not isinstance(logits_fn, Sampled):
+    return ask(logits_fn, keys)
+  model = logits_fn.logits_fn
+
+  def each(keys: Array) -> Answer:
+    return _mean_over_draws(ask, model, keys)
+
+  answer = _in_parts(each, logits_fn.keys(keys), _draws_at_once(keys))
+  return Answer(
+    Samples(answer.outputs),
+    jnp.mean(answer.loss, axis=0),
+    jnp.mean(answer.grad, axis=0),
+  )
+
+
+def _finite(answer: Answer) -> Answer:
+  grad = answer.grad
+  return answer._replace(grad=jnp.where(jnp.isfinite(grad), grad, 0.0))
+
+
+def _draws_at_once(keys: Array) -> int:
+  return max(1, _ROWS // len(keys))
+
+
+def _in_parts(
+  fun: Callable[[Array], types.PyTree], several: Array, at_once: int
+) -> types.PyTree:
+  """`vmap` over the first axis, `at_once` in memory together."""
+  if len(several) <= at_once:
+    return jax.vmap(fun)(several)
+  return jax.lax.map(fun, several, batch_size=at_once)
 
 
 def jacobian(
@@ -210,7 +262,8 @@ def jacobian(
     one_hot = jax.nn.one_hot(column, logits.shape[-1], dtype=logits.dtype)
     return pull_back(one_hot)[0]
 
-  grads = jax.vmap(row_grads, in_axes=1, out_axes=1)(classes)
+  columns = jnp.moveaxis(classes, 1, 0)
+  grads = jnp.moveaxis(_in_parts(row_grads, columns, _CLASSES), 0, 1)
   finite = jnp.where(jnp.isfinite(grads), grads, 0.0)
   return Jacobian(answer, logits, classes, finite)
 
@@ -240,6 +293,9 @@ def redirected(
   Lets a combinator put a question of its own to the calls that the wrapped
   kernel makes; the outputs that the kernel's step hands back are the answer.
   """
+  if isinstance(logits_fn, Sampled):
+    model = redirected(logits_fn.logits_fn, rows, point)
+    return Sampled(model, logits_fn.num_samples)
 
   def ask(keys: Array, x: Array) -> types.PyTree:
     return logits_fn(keys, choose(rows, point, x))
@@ -248,15 +304,27 @@ def redirected(
 
 
 class Sampled:
-  """A randomised model asked `num_samples` times with fresh keys."""
+  """A randomised model asked `num_samples` times with fresh keys.
+
+  Where the draws do not fit into memory together, they are asked for in parts,
+  and a Jacobian asks for each a second time: its activations are not kept.
+  """
 
   def __init__(self, logits_fn: types.LogitsFn, num_samples: int):
     self.logits_fn = logits_fn
     self.num_samples = num_samples
 
   def __call__(self, keys: Array, x: Array) -> Samples:
-    draws = jnp.arange(self.num_samples)
-    sample_keys = jax.vmap(
+    def ask(keys: Array) -> types.PyTree:
+      return self.logits_fn(keys, x)
+
+    at_once = _draws_at_once(keys)
+    if self.num_samples > at_once:
+      ask = jax.checkpoint(ask)
+    return Samples(_in_parts(ask, self.keys(keys), at_once))
+
+  def keys(self, keys: Array) -> Array:
+    """The keys of each draw [num_samples, B]."""
+    return jax.vmap(
       lambda draw: jax.vmap(jax.random.fold_in, (0, None))(keys, draw)
-    )(draws)
-    return Samples(jax.vmap(self.logits_fn, (0, None))(sample_keys, x))
+    )(jnp.arange(self.num_samples))

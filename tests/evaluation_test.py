@@ -1,5 +1,7 @@
 """What results are worth: the worst case per example, both rates by hand."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -205,6 +207,23 @@ def test_the_median_and_its_interval():
   assert abs(median.low - 41) <= 2 and abs(median.high - 61) <= 2
   assert evaluation.distance_quantile(distances, 0.25).value == 26.0
   assert evaluation.distance_quantile(distances) == median
+
+
+def test_a_bootstrap_in_parts_is_the_one_at_once(monkeypatch):
+  distances = np.random.default_rng(0).uniform(size=103)
+  whole = evaluation.distance_quantile(distances, num_resamples=50, seed=3)
+  monkeypatch.setattr(evaluation, "_RESAMPLED", 7 * 103)
+  parts = evaluation.distance_quantile(distances, num_resamples=50, seed=3)
+  assert parts == whole
+
+
+def test_a_bootstrap_of_many_distances_takes_little_memory():
+  distances = np.random.default_rng(0).uniform(size=20_000)
+  tracemalloc.start()
+  evaluation.distance_quantile(distances, num_resamples=300)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 60e6
 
 
 def test_failed_searches_are_infinitely_far():

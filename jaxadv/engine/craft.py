@@ -1,7 +1,8 @@
 """The driver for data sets: any number of examples, all local devices."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -14,6 +15,24 @@ from jaxadv.engine.record import Record, distances
 
 class Interrupted(Exception):
   """`craft` was asked to stop; its checkpoint holds what is done so far."""
+
+
+@contextlib.contextmanager
+def memory_for(slots: int) -> Iterator[None]:
+  """Says what to do where the device has not enough of it.
+
+  Raises:
+    MemoryError: it has not.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise MemoryError(
+      f"slots={slots} examples at once need more memory than the device has: "
+      f"take fewer ({str(error).splitlines()[0]})"
+    ) from error
 
 
 def craft(
@@ -62,6 +81,7 @@ def craft(
 
   Raises:
     Interrupted: `stop` said so; the checkpoint was written.
+    MemoryError: the device has too little for so many slots.
     TypeError: arguments in another order, inputs of another type, labels that
       are not integers.
     ValueError: inputs out of bounds or not finite, a radius beyond the bounds,
@@ -73,14 +93,15 @@ def craft(
   checks.num_steps(slots, "slots")
   call_checks.attack_call(attack, logits_fn, key, images, y, "images")
   criterion = call_checks.judged_by(attack.threat, criterion)
-  call_checks.warn_of_outputs(
-    judge.outputs(logits_fn, key, images[:slots], batch_size=slots)
-  )
   index = _numbers(index, len(images))
-  with jax.default_matmul_precision("highest"):
-    job = Job(attack, logits_fn, key, images, y, index, slots, checkpoint)
-    _work_through(job, name, progress, stop)
-  return _record(job, criterion)
+  with memory_for(slots):
+    call_checks.warn_of_outputs(
+      judge.outputs(logits_fn, key, images[:slots], batch_size=slots)
+    )
+    with jax.default_matmul_precision("highest"):
+      job = Job(attack, logits_fn, key, images, y, index, slots, checkpoint)
+      _work_through(job, name, progress, stop)
+    return _record(job, criterion)
 
 
 def _work_through(job: Job, name, progress, stop) -> None:

@@ -14,13 +14,17 @@ from jaxadv.engine import slots as slots_lib
 from jaxadv.engine.fingerprints import compared, fingerprint
 from jaxadv.engine.record import Damaged, load_npz, save_npz
 
-# Slots shrink as the last examples finish, but not below this share of their
-# number, nor below this number: each size compiles once more.
+# Few examples start with fewer slots, and once, as the last examples finish,
+# slots shrink to this share of their number: each size compiles once more. None
+# are below this share of the slots asked for, nor below this number.
+_SHARE = 4
 _SMALLEST_SHARE = 8
 _SMALLEST = 8
 # Aim of one segment in seconds: how often progress shows and work is saved.
 _SEGMENT_SECONDS = 1.0
 _SAVE_SECONDS = 20.0
+# Saving takes less than this share of the time, however large the data set.
+_SAVE_SHARE = 0.05
 _LONGEST_SEGMENT = 1 << 20
 
 
@@ -40,16 +44,19 @@ class Job:
     self.attack, self.logits_fn, self.key = _everywhere(
       (attack, logits_fn, key), self.mesh
     )
-    self.smallest = min(slots, max(_SMALLEST, slots // _SMALLEST_SHARE))
     # Sizes come from `slots` alone, so that data sets of any size share the
     # compiled programs.
     self.queue_size = 2 * slots
-    num_slots = self._fitting(slots, len(images))
+    least = min(slots, max(_SMALLEST, slots // _SMALLEST_SHARE))
+    num_slots = slots
+    while num_slots > least and len(images) <= num_slots // 2 * len(devices):
+      num_slots = max(num_slots // 2, least)
+    self.smallest = max(least, num_slots // _SHARE)
     self.limit = 8
     self.x_adv = np.array(images)
     self.steps = np.zeros(len(images), np.int32)
     self.finished = np.zeros(len(images), bool)
-    self.saved_at = time.monotonic()
+    self.saved_at, self.saving = time.monotonic(), 0.0
     self._place(num_slots)
     self.pending = self._deal(np.arange(len(images), dtype=np.int32))
     self.fingerprint = ""
@@ -94,7 +101,8 @@ class Job:
     now = time.monotonic()
     if now - started < _SEGMENT_SECONDS / 2:
       self.limit = min(2 * self.limit, _LONGEST_SEGMENT)
-    if self.checkpoint and now - self.saved_at > _SAVE_SECONDS:
+    wait = max(_SAVE_SECONDS, self.saving / _SAVE_SHARE)
+    if self.checkpoint and now - self.saved_at > wait:
       self.save()
 
   def _queue(self) -> tuple[slots_lib.Queue, np.ndarray]:
@@ -103,8 +111,8 @@ class Job:
     for device, rows in enumerate(self.pending):
       index[device, : size[device]] = rows[: size[device]]
     # A device that runs short of examples which the host still has stops at
-    # once; at the end of its share, when half its slots are empty.
-    drained = self.num_slots // 2 if self.num_slots > self.smallest else 0
+    # once; at the end of its share, when the fewer slots hold its rows.
+    drained = self.smallest if self.num_slots > self.smallest else 0
     low_water = [
       self.num_slots - 1 if len(rows) > n else drained
       for rows, n in zip(self.pending, size, strict=True)
@@ -141,15 +149,9 @@ class Job:
 
   def _compact(self, rows: np.ndarray) -> None:
     """Moves the last rows into fewer slots, evenly over the devices."""
-    size = self._fitting(self.num_slots, len(rows))
-    if size != self.num_slots and len(rows):
-      self._move(rows, size)
-
-  def _fitting(self, size: int, num_rows: int) -> int:
-    """The size, halved while all rows fit into half of it."""
-    while size > self.smallest and num_rows <= size // 2 * self.num_devices:
-      size = max(size // 2, self.smallest)
-    return size
+    fit = len(rows) <= self.smallest * self.num_devices
+    if self.num_slots > self.smallest and fit and len(rows):
+      self._move(rows, self.smallest)
 
   def _move(self, rows: np.ndarray, size: int) -> None:
     grid = np.full((size, self.num_devices), -1)
@@ -163,6 +165,7 @@ class Job:
     """Writes all that is known, so that a killed call loses little."""
     if self.checkpoint is None:
       return
+    started = time.monotonic()
     owner = np.repeat(np.arange(self.num_devices), list(map(len, self.pending)))
     arrays = {
       "fingerprint": np.asarray(self.fingerprint),
@@ -178,6 +181,7 @@ class Job:
       arrays[f"slots_{i}"] = np.asarray(_raw(leaf))
     save_npz(self.checkpoint, arrays)
     self.saved_at = time.monotonic()
+    self.saving = self.saved_at - started
 
   def _load(self, checkpoint: pathlib.Path) -> None:
     saved = load_npz(checkpoint)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxadv import oracles, types
@@ -46,13 +47,30 @@ class Output(NamedTuple):
   taken: Array  # [1]
 
 
-@functools.partial(jax.jit, static_argnames="num_slots")
 def empty(attack, key, x: Array, y: types.PyTree, num_slots: int) -> Slots:
-  """Slots without rows, shaped for examples like `x[0]`, `y[0]`."""
-  first = jnp.zeros(num_slots, jnp.int32)
-  x, y = jax.tree.map(lambda leaf: leaf[first], (x, y))
-  state = attack.init(batch.row_keys(key, first), x, y)
-  return Slots(state, first, first - 1)
+  """Slots without rows, shaped for examples like `x[0]`, `y[0]`.
+
+  Zeros, so that nothing compiles: the first segment fills the states.
+  """
+
+  def filled(key, x, y):
+    first = jnp.zeros(num_slots, jnp.int32)
+    x, y = jax.tree.map(lambda leaf: jnp.asarray(leaf)[first], (x, y))
+    state = attack.init(batch.row_keys(key, first), x, y)
+    return Slots(state, first, first)
+
+  like = jax.eval_shape(filled, key, x, y)
+  slots = jax.tree.map(functools.partial(_zeros, key), like)
+  return slots._replace(example=slots.example - 1)
+
+
+def _zeros(key: Array, like: jax.ShapeDtypeStruct) -> Any:
+  if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+    raw = jax.eval_shape(jax.random.key_data, like)
+    return jax.random.wrap_key_data(
+      jnp.zeros(raw.shape, raw.dtype), impl=jax.random.key_impl(key)
+    )
+  return np.zeros(like.shape, like.dtype)
 
 
 @jax.jit
@@ -129,8 +147,11 @@ def _refill(attack, key, slots: Slots, queue: Queue, output: Output):
       lambda leaf: leaf[rows], (queue.x, queue.y, queue.example, queue.number)
     )
     state = attack.init(batch.row_keys(key, number), x, y)
+    example = jnp.where(filled, example, -1)
     fresh = Slots(state, jnp.zeros_like(slots.steps), example)
-    return oracles.choose(filled, fresh, slots)
+    # Slots that stay empty take part in every step, so their states have to be
+    # possible ones.
+    return oracles.choose(free, fresh, slots)
 
   slots = jax.lax.cond(jnp.any(filled), fill, lambda: slots)
   return slots, output._replace(

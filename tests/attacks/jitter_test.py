@@ -202,7 +202,7 @@ def test_composes_with_auto_pgd_and_with_rounds():
       criterion=criteria.misclassified_pair,
     )
   )
-  x_adv = engine.run(attacks.restarts(attack, 2), logits_fn, KEY, x, y)
+  x_adv = engine.run(attacks.restarts(attack, 5), logits_fn, KEY, x, y)
   assert (victims.logits(logits_fn, x_adv).argmax(1) != y).all()
 
 

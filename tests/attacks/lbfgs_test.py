@@ -37,7 +37,6 @@ def test_finds_the_distance_of_a_linear_model():
     KEY,
     x,
     1 - label,
-    bounds=WIDE,
   )
   assert record.success.all()
   exact = victims.linear_distance(w, b, x, label, 2)

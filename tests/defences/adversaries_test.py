@@ -26,11 +26,11 @@ def _delta(attack, x=_X, y=_Y, victim=_VICTIM):
 
 def test_rs_fgsm_steps_1_25_eps_from_a_uniform_start():
   delta = _delta(adversaries.rs_fgsm(_BALL))
-  # u + 1.25 eps, clipped to eps: eps in 7 of 8 cases, else above eps / 4.
+  # u + 1.25 eps, clipped to eps: eps in 5 of 8 cases, else above eps / 4.
   moved = delta * _SIGN
   for column in (0, 1):
     at_edge = moved[:, column] > _EPS - 1e-6
-    assert 0.6 < at_edge.mean() < 1.0
+    assert 0.45 < at_edge.mean() < 0.8
     assert (moved[:, column] >= 0.25 * _EPS - 1e-6).all()
   # Without gradient the coordinate keeps its uniform start.
   assert delta[:, 2].std() == pytest.approx(_EPS / np.sqrt(3), rel=0.2)

@@ -1,5 +1,8 @@
 """The data-set driver: who is attacked with whom changes nothing."""
 
+import logging
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,7 @@ from jaxadv import (
   losses,
   models,
 )
+from jaxadv.engine.job import Job
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -238,3 +242,48 @@ def test_a_cascade_looks_at_all_its_attacks_first():
 
 def _flat(w, x):
   return x @ w
+
+
+def _huge(keys, x):
+  huge = jnp.ones((len(x), 1 << 23, 1 << 23)) * x.sum()
+  return _victim()(keys, x) + jax.lax.sort(huge).sum(axis=(1, 2))[:, None]
+
+
+@pytest.mark.parametrize("slots", [8, 16])
+def test_too_little_memory_names_the_slots(slots):
+  with pytest.raises(
+    MemoryError, match=f"^slots={slots} .* take fewer"
+  ) as error:
+    _craft(logits_fn=jax.tree_util.Partial(_huge), slots=slots)
+  assert "\n" not in str(error.value)
+  with pytest.raises(MemoryError, match=f"^slots={slots} .* take fewer"):
+    cascade.cascade(
+      {"pgd": _pgd()},
+      jax.tree_util.Partial(_huge),
+      _KEY,
+      _X,
+      _Y,
+      slots=slots,
+      progress=False,
+    )
+
+
+def test_few_programs_are_compiled(caplog):
+  """Two sizes of slots at most, and none for slots without rows."""
+  attack = attacks.pgd(balls.Linf(0.1), num_steps=25, step_size=0.01)
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    record = _craft(attack, slots=48)
+  assert len(np.unique(record.steps)) > 4
+  compiled = re.findall(r"Compiling jit\((\w+)\)", caplog.text)
+  assert compiled.count("segment") == 2 and "empty" not in compiled
+
+
+def test_slots_that_stay_empty_hold_possible_states():
+  """They take part in every step: nothing in them may overflow or loop."""
+  attack = _pgd(eps=1e-3)
+  index = np.arange(3, dtype=np.int32)
+  job = Job(attack, _victim(), _KEY, _X[:3], _Y[:3], index, 8, None)
+  job.advance()
+  np.testing.assert_array_equal(job.slots.example[3:], -1)
+  spread = np.abs(np.asarray(job.slots.state.x_adv) - _X[0]).max(axis=(1, 2, 3))
+  assert (spread[3:] <= 1.001e-3).all()

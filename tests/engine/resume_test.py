@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from jaxadv import attacks, balls, engine
+from jaxadv.engine import job as job_lib
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -27,13 +28,13 @@ def _attack(eps=0.02):
   return attacks.restarts(pgd, 3)
 
 
-def _craft(attack=None, key=_KEY, x=_X, **options):
+def _craft(attack=None, key=_KEY, x=_X, y=_Y, **options):
   return engine.craft(
     _attack() if attack is None else attack,
     _victim(),
     key,
     x,
-    _Y,
+    y,
     slots=_SLOTS,
     progress=False,
     **options,
@@ -135,3 +136,32 @@ def test_a_checkpoint_that_is_none_is_named(content, tmp_path):
   path.write_bytes(content)
   with pytest.raises(engine.Damaged, match=r"pgd\.partial\.npz is damaged"):
     _craft(checkpoint=path)
+
+
+class _Clock:
+  """Each look at it takes a second."""
+
+  def __init__(self):
+    self.now = 0.0
+
+  def monotonic(self) -> float:
+    self.now += 1.0
+    return self.now
+
+
+def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
+  clock, saves = _Clock(), []
+
+  def save_slowly(path, arrays):
+    del path, arrays
+    saves.append(clock.now)
+
+  monkeypatch.setattr(job_lib, "time", clock)
+  monkeypatch.setattr(job_lib, "save_npz", save_slowly)
+  monkeypatch.setattr(job_lib, "_SAVE_SECONDS", 3.0)
+  _craft(
+    x=np.tile(_X, (4, 1, 1, 1)), y=np.tile(_Y, 4), checkpoint=tmp_path / "p"
+  )
+  assert len(saves) > 1
+  # A save is seen to take a second, a look at the clock.
+  assert all(np.diff(saves) > 1.0 / 0.05)

@@ -93,6 +93,14 @@ def test_what_is_interrupted_can_be_run_again(capsys):
   assert "run the same command again" in capsys.readouterr().out
 
 
+def test_too_little_memory_names_the_flag_of_slots():
+  with (
+    pytest.raises(SystemExit, match=r"^--slots: slots=256 are too many$"),
+    manners.preemptible(),
+  ):
+    raise MemoryError("slots=256 are too many")
+
+
 def test_what_is_refused_names_the_flag():
   with (
     pytest.raises(SystemExit, match=r"^--number=7: too many$"),
