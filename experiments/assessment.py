@@ -159,14 +159,18 @@ def _attacked(job: _Job, name: str, clean_logits: np.ndarray) -> Attacked:
   attack = entry.make(threat, plan.settings)
   everything = np.arange(len(victim.images))
   record, seconds = _craft(job, name, attack, key_attack, (everything, y))
-  fooled = _fooled(job, record.x_adv, victim.criterion) & record.inside
+  near = evaluation.inside(threat, victim.images, record.x_adv)
+  valid = record.inside
+  if entry.reach is attack_table.Reach.BALL:
+    valid = valid & near
+  fooled = _fooled(job, record.x_adv, victim.criterion) & valid
   if entry.reach is attack_table.Reach.NEAREST:
-    fooled &= evaluation.inside(threat, victim.images, record.x_adv)
+    fooled &= near
   return Attacked(
     record=record,
     fooled=fooled,
-    success=record.success,
-    num_outside=int((~record.inside).sum()),
+    success=record.success & valid,
+    num_outside=int((~valid).sum()),
     seconds=seconds,
   )
 

@@ -71,9 +71,9 @@ class Record:
     names = {field.name for field in dataclasses.fields(cls)} - {"distance"}
     if set(columns) != names or not distance:
       raise _damaged(path, f"it holds {', '.join(columns) or 'nothing'}")
-    lengths = {
-      np.shape(rows)[:1] for rows in (*columns.values(), *distance.values())
-    }
+    per_row = {**columns, **distance}
+    del per_row["bounded"]
+    lengths = {np.shape(rows)[:1] for rows in per_row.values()}
     if len(lengths) != 1:
       raise _damaged(path, "its columns differ in length")
     return cls(distance=distance, **columns)
