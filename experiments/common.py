@@ -29,6 +29,9 @@ from jaxadv.defences import training
 
 # Exit code of a run that was asked to stop and has saved: start it again.
 PREEMPTED = 75
+# With more, each would have few of the usual number of slots.
+_MOST_DEVICES = 8
+_AFFINITY = hasattr(os, "sched_getaffinity")
 # Flags that say where things are, not what is done.
 _PLACES = ("workdir", "data_dir")
 
@@ -146,6 +149,27 @@ def setup() -> Callable[[], bool]:
     cache = pathlib.Path(home) / "jaxadv"
     jax.config.update("jax_compilation_cache_dir", str(cache))
   return on_sigterm()
+
+
+def every_core() -> None:
+  """Makes a device of each core, for XLA runs small operations on one core.
+
+  For scripts that attack, before the first use of JAX: too late, it does
+  nothing, and so where `$JAX_NUM_CPU_DEVICES` or `$XLA_FLAGS` say how many.
+  """
+  told = getattr(jax.config, "jax_num_cpu_devices", -1) != -1
+  if told or "device_count" in os.environ.get("XLA_FLAGS", ""):
+    return
+  cores = len(os.sched_getaffinity(0)) if _AFFINITY else os.cpu_count() or 1
+  with contextlib.suppress(RuntimeError):
+    jax.config.update("jax_num_cpu_devices", min(cores, _MOST_DEVICES))
+
+
+def slots_each(slots: int) -> int:
+  """Slots of each device: the cores of a CPU share them, as its memory."""
+  if jax.default_backend() != "cpu":
+    return slots
+  return -(-slots // jax.local_device_count())
 
 
 def on_sigterm() -> Callable[[], bool]:

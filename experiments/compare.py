@@ -236,6 +236,7 @@ def main(argv: list[str]) -> None:
   workdir = pathlib.Path(_WORKDIR.value)
   if not common.finished(workdir):
     stop = common.setup()
+    common.every_core()
     given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
     _check_given()
     if _DEFENCES.value:

@@ -175,6 +175,7 @@ def main(argv: list[str]) -> None:
   workdir = pathlib.Path(_WORKDIR.value)
   if not common.finished(workdir):
     stop = common.setup()
+    common.every_core()
     victim = _victim()
     common.claim(workdir)
     plan = _plan(len(victim.class_names))

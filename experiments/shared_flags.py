@@ -102,7 +102,10 @@ def _not_in_pixels(values: Mapping[str, Any]) -> bool:
 def slots() -> flags.FlagHolder[int]:
   """How many examples are attacked at once."""
   return flags.DEFINE_integer(
-    "slots", 256, "Examples attacked at once on each device.", lower_bound=1
+    "slots",
+    256,
+    "Examples attacked at once on each device; on a CPU on all cores together.",
+    lower_bound=1,
   )
 
 
