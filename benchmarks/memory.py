@@ -55,7 +55,7 @@ def _noisy(num_classes, variables, keys, x) -> jax.Array:
 
 def _run(attack, num_classes: int) -> None:
   rng = np.random.default_rng(0)
-  x = rng.uniform(size=(_NUM_ROWS, 32, 32, 3)).astype(np.float32)
+  x = jnp.asarray(rng.uniform(size=(_NUM_ROWS, 32, 32, 3)), jnp.float32)
   variables = _ConvNet(num_classes).init(jax.random.key(0), x[:1])
   model = models.bind_stochastic(
     functools.partial(_noisy, num_classes), variables

@@ -127,7 +127,12 @@ def authors_autoattack(net, job) -> Callable:
   import autoattack
 
   adversary = autoattack.AutoAttack(
-    net, norm="Linf", eps=float(job["eps"]), verbose=False, device="cpu", seed=0
+    net,
+    norm=str(job["norm"]),
+    eps=float(job["eps"]),
+    verbose=False,
+    device="cpu",
+    seed=0,
   )
   size = int(job["batch_size"])
   return lambda x, y: adversary.run_standard_evaluation(x, y, bs=size)
@@ -137,7 +142,9 @@ def packaged_autoattack(net, job) -> Callable:
   """The authors' code as it is packaged on PyPI."""
   import pyautoattack
 
-  adversary = pyautoattack.AutoAttack(net, eps=float(job["eps"]), seed=0)
+  adversary = pyautoattack.AutoAttack(
+    net, norm=str(job["norm"]), eps=float(job["eps"]), seed=0
+  )
   size = int(job["batch_size"])
   run = adversary.run_standard_evaluation
   return lambda x, y: run(x, y, batch_size=size)[0]

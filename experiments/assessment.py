@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     radii: Increasing radii of the robustness curve; empty for none.
     settings: Of the attacks.
     seed: Of all random draws.
-    slots: Examples attacked at once on each device.
+    slots: Examples attacked at once on each device, or on all cores of a CPU.
   """
 
   attacks: tuple[str, ...]
@@ -185,7 +185,7 @@ def _cascaded(job: _Job, name: str) -> Attacked:
     attack_table.key_of(name, plan.seed),
     victim.images,
     victim.labels,
-    slots=plan.slots,
+    slots=common.slots_each(plan.slots),
     num_draws=_DRAWS if name == "autoattack_rand" else 1,
     checkpoint_dir=job.workdir / "records" / name,
     stop=job.stop,
@@ -258,7 +258,7 @@ def _craft(
       images,
       jax.tree.map(lambda leaf: leaf[rows], y),
       criterion=criterion,
-      slots=job.plan.slots,
+      slots=common.slots_each(job.plan.slots),
       index=rows,
       checkpoint=checkpoint,
       stop=job.stop,

@@ -25,6 +25,9 @@ from jaxadv import balls, engine, types
 from jaxadv.data import augment
 from jaxadv.defences import training
 
+# With more, each would have few of the usual number of slots.
+_MOST_DEVICES = 8
+_AFFINITY = hasattr(os, "sched_getaffinity")
 # Flags that say where things are, not what is done.
 _PLACES = ("workdir", "data_dir")
 
@@ -86,6 +89,27 @@ def setup() -> Callable[[], bool]:
     jax.config.update("jax_compilation_cache_dir", str(cache))
   manners.check_devices()
   return manners.on_sigterm()
+
+
+def every_core() -> None:
+  """Makes a device of each core, for XLA runs small operations on one core.
+
+  For scripts that attack, before the first use of JAX: too late, it does
+  nothing, and so where `$JAX_NUM_CPU_DEVICES` or `$XLA_FLAGS` say how many.
+  """
+  told = getattr(jax.config, "jax_num_cpu_devices", -1) != -1
+  if told or "device_count" in os.environ.get("XLA_FLAGS", ""):
+    return
+  cores = len(os.sched_getaffinity(0)) if _AFFINITY else os.cpu_count() or 1
+  with contextlib.suppress(RuntimeError):
+    jax.config.update("jax_num_cpu_devices", min(cores, _MOST_DEVICES))
+
+
+def slots_each(slots: int) -> int:
+  """Slots of each device: the cores of a CPU share them, as its memory."""
+  if jax.default_backend() != "cpu":
+    return slots
+  return -(-slots // jax.local_device_count())
 
 
 @contextlib.contextmanager

@@ -273,6 +273,7 @@ def main(argv: list[str]) -> None:
   shared_flags.settle_eps(workdir, _dataset)
   if not common.finished(workdir):
     stop = common.setup()
+    common.every_core()
     given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
     _check_given()
     if _DEFENCES.value:

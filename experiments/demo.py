@@ -71,6 +71,7 @@ def main(argv: list[str]) -> None:
   """Trains, attacks and compares; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
   stop = common.setup()
+  common.every_core()
   workdir = pathlib.Path(_WORKDIR.value)
   common.claim(workdir)
   outcomes, found = {}, {}

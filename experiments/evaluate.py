@@ -211,6 +211,7 @@ def main(argv: list[str]) -> None:
     _check_current(_victim(), workdir)
   else:
     stop = common.setup()
+    common.every_core()
     victim = _victim()
     common.claim(workdir)
     plan = _plan(len(victim.class_names))

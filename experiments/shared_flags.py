@@ -146,7 +146,10 @@ def settle_eps(workdir: pathlib.Path, dataset: Callable[[], str]) -> None:
 def slots() -> flags.FlagHolder[int]:
   """How many examples are attacked at once."""
   return flags.DEFINE_integer(
-    "slots", 256, "Examples attacked at once on each device.", lower_bound=1
+    "slots",
+    256,
+    "Examples attacked at once on each device; on a CPU on all cores together.",
+    lower_bound=1,
   )
 
 

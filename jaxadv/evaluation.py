@@ -273,13 +273,12 @@ def distance_quantile(
   quantile = functools.partial(np.quantile, method="inverted_cdf")
   ends = (1 - confidence) / 2, (1 + confidence) / 2
   rng = np.random.default_rng(seed)
-  resampled = []
+  resampled = np.empty(num_resamples)
   at_once = max(1, _RESAMPLED // len(distances))
-  for start in range(0, num_resamples, at_once):
-    count = min(at_once, num_resamples - start)
-    rows = rng.integers(0, len(distances), (count, len(distances)))
-    resampled.append(quantile(distances[rows], share, axis=1))
-  low, high = quantile(np.concatenate(resampled), ends)
+  for part in np.split(resampled, range(at_once, num_resamples, at_once)):
+    rows = rng.integers(0, len(distances), (len(part), len(distances)))
+    part[:] = quantile(distances[rows], share, axis=1)
+  low, high = quantile(resampled, ends)
   return Quantile(float(quantile(distances, share)), float(low), float(high))
 
 

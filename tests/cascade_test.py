@@ -124,9 +124,9 @@ def test_survivors_only_are_attacked():
   counted = victims.counted(victims.trained())
   _run({"first": pgd}, counted, ball=balls.Linf(0.5))
   once = victims.asked()
-  result = _run(
-    {"first": pgd, "second": _TABLE["strong"]}, counted, ball=balls.Linf(0.5)
-  )
+  second = attacks.pgd(balls.Linf(0.5), num_steps=12, step_size=0.02)
+  table = {"first": pgd, "second": second}
+  result = _run(table, counted, ball=balls.Linf(0.5))
   twice = victims.asked() - once
   assert result.record.success.all()
   assert result.seconds["second"] == 0.0

@@ -50,7 +50,7 @@ def test_minimum_norm_attacks_count_where_they_are_in_the_ball(
 def test_a_cascade_is_one_attack(victim, tmp_path, monkeypatch):
   def short(ball, settings):
     del settings
-    weak = attacks.fgsm(balls.Linf(0.02))
+    weak = attacks.pgd(ball, num_steps=1, step_size=1e-3)
     return {"weak": weak, "strong": attacks.fgsm(ball)}
 
   monkeypatch.setitem(attack_table.CASCADES, "autoattack", short)

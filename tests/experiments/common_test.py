@@ -1,7 +1,10 @@
 import json
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -176,3 +179,35 @@ def test_a_damaged_checkpoint_is_explained(model_dir, tmp_path):
   ):
     networks.load_model(place)
   networks.load_model(place, "last")
+
+
+_EVERY_CORE = """
+import os
+os.sched_getaffinity = lambda process: {0, 1, 2}
+from experiments import common
+common.every_core()
+import jax
+print(jax.local_device_count(), common.slots_each(256))
+common.every_core()
+"""
+
+
+@pytest.mark.parametrize(
+  ("variables", "expected"),
+  [
+    ({}, "3 86"),
+    ({"JAX_NUM_CPU_DEVICES": "1"}, "1 256"),
+    ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, "2 128"),
+  ],
+)
+def test_every_core_is_a_device_unless_told_otherwise(variables, expected):
+  root = pathlib.Path(common.__file__).parents[1]
+  given = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root), "XLA_FLAGS": ""}
+  done = subprocess.run(
+    [sys.executable, "-c", _EVERY_CORE],
+    env=os.environ | given | variables,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.strip() == expected

@@ -63,9 +63,9 @@ def test_flags_that_cannot_be_are_explained(tmp_path):
 
 
 _TWO_DATA_SETS = """
-import types
-script.victims.load = lambda path, **_: types.SimpleNamespace(
-  name=path, dataset=f"data of {path}", images=[path != "/second"]
+from experiments import victims
+script.victims.load = lambda path, **_: victims.Victim(
+  path, f"data of {path}", "test", None, [path != "/second"], [], ()
 )
 """
 

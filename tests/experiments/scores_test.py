@@ -16,6 +16,8 @@ def _attacked(fooled, success, steps):
   record = engine.Record(
     x_adv=np.zeros((n, 8, 8, 1), np.float32),
     success=np.array(success, bool),
+    inside=np.ones(n, bool),
+    bounded=np.asarray(True),
     distance=distance,
     steps=np.array(steps),
     forwards=np.array(steps),
