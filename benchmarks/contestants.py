@@ -156,4 +156,5 @@ def _l0(size: int, steps: int) -> Mapping[str, AttackFn]:
   return {
     "sigma-zero": lambda: attacks.sigma_zero(num_steps=steps),
     "fmn": lambda: attacks.fmn_l0(num_steps=steps),
+    "pdpgd": lambda: attacks.pdpgd_l0(num_steps=steps),
   }

@@ -186,6 +186,11 @@ ROWS = [
     (0.1, 0.05),
   ),
   contract.Row(
+    "pdpgd_l0",
+    lambda size: attacks.pdpgd_l0(num_steps=20, step_size=size),
+    (0.1, 0.05),
+  ),
+  contract.Row(
     "sigma_zero",
     lambda size: attacks.sigma_zero(num_steps=20, step_size=size),
     (1.0, 0.5),
