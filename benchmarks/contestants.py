@@ -121,6 +121,8 @@ def _l2(size: int, steps: int) -> Mapping[str, AttackFn]:
     "fmn-t": lambda: _fmn_t(norm, steps),
     "fmn-malt": lambda: _fmn_malt(norm, steps),
     "alma": lambda: attacks.alma(norm, num_steps=steps),
+    # As AttackBench runs it.
+    "alma-1": lambda: attacks.alma(norm, num_steps=steps, first_distance=1.0),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
     "apgd": _search(_l2_apgd, norm, 1.0, largest, steps),
     "apgd-t": _search(_l2_apgd_t, norm, 1.0, largest, steps),
@@ -154,4 +156,5 @@ def _l0(size: int, steps: int) -> Mapping[str, AttackFn]:
   return {
     "sigma-zero": lambda: attacks.sigma_zero(num_steps=steps),
     "fmn": lambda: attacks.fmn_l0(num_steps=steps),
+    "pdpgd": lambda: attacks.pdpgd_l0(num_steps=steps),
   }

@@ -37,7 +37,7 @@ from jaxadv.attacks.jitter import jitter_pgd, noisy_loss
 from jaxadv.attacks.jsma import jsma, jsma_single
 from jaxadv.attacks.lbfgs import lbfgs
 from jaxadv.attacks.newton_fool import newton_fool
-from jaxadv.attacks.primal_dual import pdpgd
+from jaxadv.attacks.primal_dual import pdpgd, pdpgd_l0
 from jaxadv.attacks.sigma_zero import sigma_zero
 from jaxadv.attacks.sparse_l1_descent import sparse_l1_descent
 from jaxadv.attacks.spatial import spatial_grid, spatial_random
@@ -87,6 +87,7 @@ __all__ = [
   "ni_fgsm",
   "noisy_loss",
   "pdpgd",
+  "pdpgd_l0",
   "pgd",
   "projected_gradient",
   "r_fgsm",

@@ -4,8 +4,8 @@ The least perturbation that wins is a saddle point of
 
   w_0 ||delta|| + w_1 softplus(-loss(x + delta)),   w_0 + w_1 = 1.
 
-Adam descends the smooth part, a proximal map takes care of the norm, which has
-no slope where it matters, and the weights follow the wins.
+Adam descends the smooth part, a proximal map (`proximal`) takes care of the
+norm, which has no slope where it matters, and the weights follow the wins.
 """
 
 import functools
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxadv import (
-  balls,
   checks,
   criteria,
   losses,
@@ -25,7 +24,7 @@ from jaxadv import (
   oracles,
   types,
 )
-from jaxadv.attacks import minimum_norm
+from jaxadv.attacks import minimum_norm, proximal
 
 Array = jax.Array
 Partial = jax.tree_util.Partial
@@ -38,12 +37,6 @@ _LAST_SHARE, _LAST_DUAL_SHARE = 0.01, 0.1
 _MEMORY = 0.9
 _LARGEST_LOG = -math.log(1e-6)
 _PROXIMAL_STEPS, _CONVERGED = 5, 1e-2
-# The balls of the dual norms.
-_DUAL_BALLS = {
-  norms.Linf: balls.L1,
-  norms.L2: balls.L2,
-  norms.L1: balls.Linf,
-}
 
 
 class State(NamedTuple):
@@ -65,7 +58,8 @@ class State(NamedTuple):
 
 
 class _Rule(NamedTuple):
-  norm: norms.Norm
+  norm: Any  # What is to be small, of ONE perturbation.
+  prox: Any  # What pulls it back, see `proximal`.
   num_steps: int
   step_size: types.Scalar
   dual_step_size: types.Scalar
@@ -126,24 +120,69 @@ def pdpgd(
   adversarial attack", 2021.
   """
   checks.norm(norm)
-  if norm not in _DUAL_BALLS:
+  if norm not in proximal.OF_NORM:
     raise ValueError(
-      f"norm must be norms.Linf, norms.L2 or norms.L1, got norm={norm!r}: the "
-      "ball of another dual norm is not known"
+      f"norm must be norms.Linf, norms.L2 or norms.L1, got norm={norm!r}, "
+      "whose proximal map is not known; pdpgd_l0 is for L0"
     )
-  checks.num_steps(num_steps)
-  checks.positive("step_size", step_size)
-  checks.positive("dual_step_size", dual_step_size)
-  checks.positive("first_ratio", first_ratio)
-  checks.bounds(bounds)
-  rule = _Rule(norm, num_steps, step_size, dual_step_size, first_ratio, bounds)
+  prox = types.Static(proximal.OF_NORM[norm])
+  numbers = (num_steps, step_size, dual_step_size, first_ratio)
+  return _attack(_Rule(norm, prox, *numbers, bounds), loss_fn, criterion)
+
+
+def pdpgd_l0(
+  *,
+  num_steps: int = 500,
+  step_size: types.Scalar = 0.1,
+  dual_step_size: types.Scalar = 0.1,
+  first_ratio: types.Scalar = 0.01,
+  loss_fn: types.LossFn = losses.margin,
+  criterion: types.Criterion = criteria.misclassified,
+  bounds: minimum_norm.Bounds = (0.0, 1.0),
+) -> types.Attack:
+  """PDPGD for the fewest changed coordinates.
+
+  As `pdpgd`, with the proximal map of `sum |z_i|^(2/3)`, which sets small
+  changes to zero and leaves large ones nearly as they are: the authors', and
+  adv-lib's advice. That of the L0 norm itself is a hard threshold, which undoes
+  most steps. The nearest point is that of fewest changes. A pixel counts once
+  for each of its channels. Defaults and constants are adv-lib's.
+
+  Args:
+    num_steps: Gradients per row.
+    step_size: Adam's first step, in the units of the input.
+    dual_step_size: The first step of log(w_1 / w_0).
+    first_ratio: w_0 / w_1 at the start.
+    loss_fn: What to maximise; positive where the row is lost to the attacker.
+    criterion: What counts as a win.
+    bounds: The range of inputs.
+
+  Raises:
+    TypeError: `num_steps` is not an integer.
+    ValueError: `num_steps` is below 1, a step size or the ratio is not
+      positive, or the bounds are not a range.
+
+  Reference: Matyasko, Chau, "PDPGD: primal-dual proximal gradient descent
+  adversarial attack", 2021.
+  """
+  norm, prox = types.Static(norms.L0), types.Static(proximal.two_thirds)
+  numbers = (num_steps, step_size, dual_step_size, first_ratio)
+  return _attack(_Rule(norm, prox, *numbers, bounds), loss_fn, criterion)
+
+
+def _attack(rule: _Rule, loss_fn, criterion) -> types.Attack:
+  checks.num_steps(rule.num_steps)
+  checks.positive("step_size", rule.step_size)
+  checks.positive("dual_step_size", rule.dual_step_size)
+  checks.positive("first_ratio", rule.first_ratio)
+  checks.bounds(rule.bounds)
   return types.Attack(
     init=Partial(_init, rule),
     step=Partial(
       _step, rule, types.hashable(loss_fn), types.hashable(criterion)
     ),
-    num_steps=num_steps,
-    threat=types.threat(None, bounds, criterion),
+    num_steps=rule.num_steps,
+    threat=types.threat(None, rule.bounds, criterion),
   )
 
 
@@ -193,8 +232,11 @@ def _move(rule, state: State, loss, grad) -> dict[str, Any]:
   delta = jnp.clip(delta - step_size * update, low, high)
   largest = jnp.max(divisor)
   pull = state.weight / (1 - state.weight) * step_size / largest
-  ball = _DUAL_BALLS[rule.norm](pull)
-  delta = _pulled_back(ball, delta, divisor / largest, low, high)
+
+  def prox(v):
+    return rule.prox(v, pull)
+
+  delta = _pulled_back(prox, delta, divisor / largest, low, high)
   return _weigh(rule, state, loss) | {
     "point": minimum_norm.inside(state.x, delta, rule.bounds),
     "mean": mean,
@@ -202,12 +244,12 @@ def _move(rule, state: State, loss, grad) -> dict[str, Any]:
   }
 
 
-def _pulled_back(ball, delta, scale, low, high) -> Array:
+def _pulled_back(prox, delta, scale, low, high) -> Array:
   """The proximal steps from ONE `delta`, each coordinate at its own scale."""
 
   def pull(z, change):
     v = z - scale * (z - delta)
-    new = jnp.clip(v - ball.project(v), low, high)
+    new = jnp.clip(prox(v), low, high)
     new = jnp.where(change > _CONVERGED, new, z)
     size = norms.L2(new)
     change = norms.L2(new - z) / jnp.where(size > 0, size, 1.0)

@@ -171,6 +171,11 @@ ROWS = [
     (0.1, 0.05),
   ),
   contract.Row(
+    "alma_first_distance",
+    lambda size: attacks.alma(norms.L1, num_steps=30, first_distance=size),
+    (0.5, 0.2),
+  ),
+  contract.Row(
     "pdpgd_l1",
     lambda size: attacks.pdpgd(norms.L1, num_steps=20, step_size=size),
     (0.1, 0.05),
@@ -178,6 +183,11 @@ ROWS = [
   contract.Row(
     "pdpgd_linf",
     lambda size: attacks.pdpgd(norms.Linf, num_steps=20, step_size=size),
+    (0.1, 0.05),
+  ),
+  contract.Row(
+    "pdpgd_l0",
+    lambda size: attacks.pdpgd_l0(num_steps=20, step_size=size),
     (0.1, 0.05),
   ),
   contract.Row(

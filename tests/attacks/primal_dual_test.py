@@ -4,40 +4,42 @@ That it reaches the least perturbation of linear models in Linf is in
 `nearest_test`; Adam's last steps leave a few per cent in the other norms.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxadv import balls, engine, norms
-from jaxadv.attacks import primal_dual
+from jaxadv.attacks import primal_dual, proximal
 from tests import victims
 from tests.attacks import minimum_norm_cases as cases
 
 
-def _pulled_back(ball, delta, scale=1.0, low=-9.0, high=9.0):
+def _pulled_back(norm, radius, delta, scale=1.0, low=-9.0, high=9.0):
   delta = jnp.asarray(delta)
   return primal_dual._pulled_back(
-    ball, delta, jnp.full(delta.shape, scale), low, high
+    functools.partial(proximal.OF_NORM[norm], radius=radius),
+    delta,
+    jnp.full(delta.shape, scale),
+    low,
+    high,
   )
 
 
 def test_the_norm_pulls_back_by_its_proximal_map():
-  delta = [0.5, -0.2, 0.05, 0.0]
-  soft = _pulled_back(balls.Linf(0.1), delta)
+  soft = _pulled_back(norms.L1, 0.1, [0.5, -0.2, 0.05, 0.0])
   np.testing.assert_allclose(soft, [0.4, -0.1, 0.0, 0.0], atol=1e-6)
-  block = _pulled_back(balls.L2(1.0), [3.0, 4.0])
+  block = _pulled_back(norms.L2, 1.0, [3.0, 4.0])
   np.testing.assert_allclose(block, [2.4, 3.2], rtol=1e-5)
-  capped = _pulled_back(balls.L1(0.6), [1.0, -1.0, 0.2])
+  capped = _pulled_back(norms.Linf, 0.6, [1.0, -1.0, 0.2])
   np.testing.assert_allclose(capped, [0.7, -0.7, 0.2], rtol=1e-5)
 
 
 def test_coordinates_of_smaller_scale_are_pulled_farther():
   # The minimiser of `0.1 |z| + scale (z - 0.5)^2 / 2` is 0.5 - 0.1 / scale.
-  scale = jnp.asarray([1.0, 0.5])
-  pulled = primal_dual._pulled_back(
-    balls.Linf(0.1), jnp.full(2, 0.5), scale, -9.0, 9.0
-  )
+  pulled = _pulled_back(norms.L1, 0.1, [0.5, 0.5], jnp.asarray([1.0, 0.5]))
   np.testing.assert_allclose(pulled, [0.4, 0.3], atol=0.01)
 
 
@@ -86,11 +88,39 @@ def test_comes_near_the_distance_of_a_linear_model(norm, order):
   assert ratio.min() > 0.999
 
 
-def test_refuses_a_norm_without_a_known_dual_ball():
+def test_l0_finds_the_one_coordinate_that_is_enough():
+  # Others lead across the boundary, too, but only several together.
+  w = np.zeros((6, 2))
+  w[:, 1] = 1.0, 1.0, 4.0, 1.0, 0.5, 1.0
+  x = np.full((2, 6), 0.5, np.float32)
+  logits_fn = victims.linear(w, [0.0, -0.5 * w.sum() - 1.5])
+  attack = primal_dual.pdpgd_l0(num_steps=300)
+  x_adv = engine.run(attack, logits_fn, cases.KEY, x, np.zeros(2, np.int32))
+  assert (victims.logits(logits_fn, x_adv).argmax(axis=1) == 1).all()
+  changed = np.asarray(x_adv) != x
+  np.testing.assert_array_equal(changed, np.tile(np.arange(6) == 2, (2, 1)))
+
+
+def test_l0_keeps_the_point_of_fewest_changes():
+  logits_fn, x, label = cases.in_the_box()
+  attack = primal_dual.pdpgd_l0(num_steps=200)
+  point, least = x, np.full(len(x), np.inf)
+  for state in cases.states(attack, logits_fn, x, label):
+    won = victims.logits(logits_fn, point).argmax(axis=1) != label
+    least = np.where(won, np.minimum((point != x).sum(axis=1), least), least)
+    point = np.asarray(state.point)
+  assert np.isfinite(least).all() and least.max() < 10
+  np.testing.assert_array_equal(state.distance, least)
+  np.testing.assert_array_equal(
+    (np.asarray(state.x_adv) != x).sum(axis=1), least
+  )
+
+
+def test_refuses_a_norm_without_a_known_proximal_map():
   other = norms.Norm(balls.L2, norms.L2.dual, norms.L2.to_hyperplane)
   assert primal_dual.pdpgd(other).num_steps == 500  # Equal to `norms.L2`.
   odd = norms.Norm(balls.L1, norms.L2.dual, norms.L2.to_hyperplane)
-  with pytest.raises(ValueError, match="dual norm is not known"):
+  with pytest.raises(ValueError, match="proximal map is not known"):
     primal_dual.pdpgd(odd)
 
 
@@ -98,5 +128,9 @@ def test_refuses_a_norm_without_a_known_dual_ball():
   "option", ["step_size", "dual_step_size", "first_ratio"]
 )
 def test_refuses_numbers_that_are_not_positive(option):
-  with pytest.raises(ValueError, match=option):
-    primal_dual.pdpgd(norms.L1, **{option: 0.0})
+  for make in (
+    functools.partial(primal_dual.pdpgd, norms.L1),
+    primal_dual.pdpgd_l0,
+  ):
+    with pytest.raises(ValueError, match=option):
+      make(**{option: 0.0})

@@ -23,6 +23,7 @@ _FAST = {
   "fmn_l0",
   "alma",
   "sigma_zero",
+  "pdpgd_l0",
   "carlini_wagner",
   "lbfgs",
   "brendel_bethge_linf",
