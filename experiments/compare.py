@@ -272,8 +272,8 @@ def main(argv: list[str]) -> None:
   workdir = pathlib.Path(_WORKDIR.value)
   shared_flags.settle_eps(workdir, _dataset)
   if not common.finished(workdir):
-    stop = common.setup()
     common.every_core()
+    stop = common.setup()
     given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}
     _check_given()
     if _DEFENCES.value:

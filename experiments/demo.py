@@ -70,8 +70,8 @@ def _plan(victim: victims.Victim) -> assessment.Plan:
 def main(argv: list[str]) -> None:
   """Trains, attacks and compares; exits with 75 when stopped by SIGTERM."""
   common.only_flags(argv)
-  stop = common.setup()
   common.every_core()
+  stop = common.setup()
   workdir = pathlib.Path(_WORKDIR.value)
   common.claim(workdir)
   outcomes, found = {}, {}

@@ -210,8 +210,8 @@ def main(argv: list[str]) -> None:
   if common.finished(workdir):
     _check_current(_victim(), workdir)
   else:
-    stop = common.setup()
     common.every_core()
+    stop = common.setup()
     victim = _victim()
     common.claim(workdir)
     plan = _plan(len(victim.class_names))

@@ -186,6 +186,7 @@ import os
 os.sched_getaffinity = lambda process: {0, 1, 2}
 from experiments import common
 common.every_core()
+common.setup()
 import jax
 print(jax.local_device_count(), common.slots_each(256))
 common.every_core()
@@ -211,3 +212,12 @@ def test_every_core_is_a_device_unless_told_otherwise(variables, expected):
     check=True,
   )
   assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("script", ["compare", "demo", "evaluate"])
+def test_scripts_that_attack_make_their_devices_first(script):
+  """Later than `setup`, which looks for devices, it would be too late."""
+  folder = pathlib.Path(common.__file__).parent
+  source = (folder / f"{script}.py").read_text()
+  made, looked = map(source.index, ("common.every_core()", "common.setup()"))
+  assert made < looked
