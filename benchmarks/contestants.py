@@ -14,6 +14,9 @@ AttackFn = Callable[[], Attack]
 
 # Classes among which MALT orders.
 _CANDIDATES = 9
+# Where searches begin that go downwards, for an attempt that wins ends early
+# and one that fails does not: the largest radii of adv-lib's search.
+_HIGH = {"linf": 0.5, "l2": 10.0, "l1": 50.0}
 # What a step by one gradient costs, and so how many fit.
 PASSES = 2
 _PAIR: dict[str, Any] = {
@@ -36,7 +39,7 @@ def _linf_pgd(eps) -> Attack:
 
 
 def _l2_apgd(eps) -> Attack:
-  return attacks.auto_pgd(balls.L2(eps), num_steps=50)
+  return attacks.auto_pgd(balls.L2(eps), num_steps=100)
 
 
 def _l2_apgd_t(eps) -> Attack:
@@ -44,7 +47,7 @@ def _l2_apgd_t(eps) -> Attack:
 
 
 def _l1_apgd(eps) -> Attack:
-  return attacks.auto_pgd_l1(eps, num_steps=50)
+  return attacks.auto_pgd_l1(eps, num_steps=100)
 
 
 def _l1_apgd_t(eps) -> Attack:
@@ -102,9 +105,8 @@ def _linf(size: int, steps: int) -> Mapping[str, AttackFn]:
     "fmn-t": lambda: _fmn_t(norm, steps),
     "fmn-malt": lambda: _fmn_malt(norm, steps),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
-    # Downwards: an attempt that wins ends early, one that fails does not.
-    "apgd": _search(_linf_apgd, norm, 0.5, 1.0, steps),
-    "apgd-t": _search(_linf_apgd_t, norm, first, 1.0, steps),
+    "apgd": _search(_linf_apgd, norm, _HIGH["linf"], 1.0, steps),
+    "apgd-t": _search(_linf_apgd_t, norm, _HIGH["linf"], 1.0, steps),
     "pgd": _search(_linf_pgd, norm, first, 1.0, steps),
     "fab": lambda: attacks.fab(norm, num_restarts=10),
     "fab-t": lambda: attacks.fab_t(norm, num_steps=steps // 9),
@@ -124,8 +126,8 @@ def _l2(size: int, steps: int) -> Mapping[str, AttackFn]:
     # As AttackBench runs it.
     "alma-1": lambda: attacks.alma(norm, num_steps=steps, first_distance=1.0),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
-    "apgd": _search(_l2_apgd, norm, 1.0, largest, steps),
-    "apgd-t": _search(_l2_apgd_t, norm, 1.0, largest, steps),
+    "apgd": _search(_l2_apgd, norm, _HIGH["l2"], largest, steps),
+    "apgd-t": _search(_l2_apgd_t, norm, _HIGH["l2"], largest, steps),
     "carlini-wagner": lambda: attacks.carlini_wagner(plan=_plan(steps)),
     "fab": lambda: attacks.fab(norm, num_restarts=10),
     "fab-t": lambda: attacks.fab_t(norm, num_steps=steps // 9),
@@ -142,8 +144,8 @@ def _l1(size: int, steps: int) -> Mapping[str, AttackFn]:
     "fmn-malt": lambda: _fmn_malt(norm, steps),
     "alma": lambda: attacks.alma(norm, num_steps=steps),
     "pdpgd": lambda: attacks.pdpgd(norm, num_steps=steps),
-    "apgd": _search(_l1_apgd, norm, 10.0, largest, steps),
-    "apgd-t": _search(_l1_apgd_t, norm, 10.0, largest, steps),
+    "apgd": _search(_l1_apgd, norm, _HIGH["l1"], largest, steps),
+    "apgd-t": _search(_l1_apgd_t, norm, _HIGH["l1"], largest, steps),
     "ead": lambda: attacks.elastic_net(plan=_plan(steps)),
     "fab": lambda: attacks.fab(norm, num_restarts=10),
     "fab-t": lambda: attacks.fab_t(norm, num_steps=steps // 9),
