@@ -103,6 +103,7 @@ def _compare(
 
 def step_size(value: Any, ball_: types.Ball) -> None:
   """Refuses lengths below zero, and zero in a ball that has room."""
+  ball(ball_)
   non_negative("step_size", value)
   if not isinstance(ball_.eps, jax.core.Tracer) and np.all(
     np.asarray(ball_.eps) > 0

@@ -192,7 +192,16 @@ def robustness_curve(
     if len(rows) and eps > 0:
       x, y = images[rows], labels[rows]
       attack = attacks.within(attack_fn(ball), ball)
-      record = engine.craft(attack, logits_fn, key, x, y, **options)
+      record = engine.craft(
+        attack,
+        logits_fn,
+        key,
+        x,
+        y,
+        criterion=criteria.misclassified,
+        index=rows,
+        **options,
+      )
       robust[rows] = ~record.success
     curve.append(robust.mean())
   return np.asarray(curve)

@@ -11,7 +11,9 @@ from jaxadv import types
 
 Array = jax.Array
 
-_CALLBACKS = frozenset(("pure_callback", "io_callback", "debug_callback"))
+_CALLBACKS = frozenset(
+  ("pure_callback", "io_callback", "debug_callback", "debug_print")
+)
 
 
 def of_model(logits_fn: types.LogitsFn, x: np.ndarray) -> Any:

@@ -49,10 +49,15 @@ def randomised(
   logits_fn: types.LogitsFn, key: Array, images: np.ndarray, *, batch_size: int
 ) -> Messages:
   """The outputs differ for two keys, or the program draws random numbers."""
+  # Logits of classes that are ruled out are infinite.
   first, second = (
-    judge.outputs(
-      logits_fn, jax.random.fold_in(key, draw), images, batch_size=batch_size
-    ).astype(np.float64)
+    np.nan_to_num(
+      judge.outputs(
+        logits_fn, jax.random.fold_in(key, draw), images, batch_size=batch_size
+      ).astype(np.float64),
+      posinf=0.0,
+      neginf=0.0,
+    )
     for draw in range(2)
   )
   gap = np.linalg.norm(first - second, axis=-1)
@@ -106,9 +111,9 @@ def zero_gradients(
     zero = np.mean([not np.any(row) for row in signs])
     if zero > 0:
       messages.append(
-        f"the input gradient of {name} is zero for {zero:.1%} of the examples: "
-        "attacks by gradients are blind there. Look for saturation, rounding "
-        "or other parts of the model that have no slope."
+        f"the input gradient of {name} is zero for {zero:.1%} of the examples "
+        "that are right: attacks by gradients are blind there. Look for "
+        "saturation, rounding or other parts of the model that have no slope."
       )
   return tuple(messages)
 

@@ -191,7 +191,13 @@ def same(a: PyTree, b: PyTree) -> bool:
 def _equal(a: Any, b: Any) -> bool:
   if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
     return True
-  return a is b or np.array_equal(np.asarray(a), np.asarray(b))
+  if a is b:
+    return True
+  a, b = np.asarray(a), np.asarray(b)
+  if a.dtype.kind == b.dtype.kind == "f":
+    # A radius is the same in every type that it may come in.
+    a, b = a.astype(np.float32), b.astype(np.float32)
+  return np.array_equal(a, b)
 
 
 def hashable(fun: Callable[..., Any]) -> Callable[..., Any]:

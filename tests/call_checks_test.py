@@ -1,5 +1,6 @@
 """A whole call is refused before anything compiles."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ def _two_outputs(keys, x):
 
 def test_model_tells_its_classes_or_is_refused():
   assert call_checks.model(victims.ordinary(4, 5), _X) == 5
-  assert call_checks.model(_two_outputs, _X) is None
-  for bad in (_one_row, _no_row):
+  assert call_checks.model(jax.tree_util.Partial(_two_outputs), _X) is None
+  for bad in map(jax.tree_util.Partial, (_one_row, _no_row)):
     with pytest.raises(ValueError, match="keep the batch axis first"):
       call_checks.model(bad, _X)
 

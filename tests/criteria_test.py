@@ -30,14 +30,23 @@ def test_the_first_of_equals_is_the_class():
   assert not criteria.classified_as(tie, 1)
 
 
-@pytest.mark.parametrize("z", [_NAN, jnp.full(3, jnp.nan)])
-def test_logits_that_are_no_numbers_win_nothing(z):
+@pytest.mark.parametrize(
+  "z", [_NAN, jnp.full(3, jnp.nan), jnp.array([0.0, jnp.inf, 1.0])]
+)
+def test_logits_that_decide_nothing_are_wrong_and_reach_no_target(z):
   for y in range(3):
-    assert not criteria.misclassified(z, y)
+    assert criteria.misclassified(z, y)
     assert not criteria.classified_as(z, y)
-    assert not criteria.misclassified_pair(z, (y, 0))
-    assert not criteria.misclassified_with(0.5)(z, y)
-    assert not criteria.confidence_below(0.5)(z, y)
+    assert criteria.misclassified_pair(z, (y, 0))
+    assert criteria.misclassified_with(0.5)(z, y)
+    assert criteria.confidence_below(0.5)(z, y)
+
+
+def test_a_class_that_is_ruled_out_decides_as_others_do():
+  ruled_out = jnp.array([1.0, -jnp.inf, 0.0])
+  assert not criteria.misclassified(ruled_out, 0)
+  assert criteria.misclassified(ruled_out, 1)
+  assert criteria.classified_as(ruled_out, 0)
 
 
 def test_resembles():
@@ -48,7 +57,7 @@ def test_resembles():
 def test_differs():
   assert not criteria.differs(_Z, jnp.array([0.1, 0.8, 0.1]))
   assert criteria.differs(_Z, jnp.array([0.8, 0.1, 0.1]))
-  assert not criteria.differs(_NAN, jnp.array([0.8, 0.1, 0.1]))
+  assert criteria.differs(_NAN, jnp.array([0.8, 0.1, 0.1]))
 
 
 def test_never():

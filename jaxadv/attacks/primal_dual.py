@@ -210,7 +210,9 @@ def _step(
   )
   won = oracles.satisfied(criterion, answer.outputs, state.y)
   move = jax.vmap(functools.partial(_move, rule))
-  changes = move(state, answer.loss, answer.grad)
+  # A loss that is not a number tells nothing, and would stay in the averages.
+  loss = jnp.where(jnp.isnan(answer.loss), 0.0, answer.loss)
+  changes = move(state, loss, answer.grad)
   state = minimum_norm.finish_step(state, rule.norm, won)
   return state._replace(**changes), answer.outputs
 

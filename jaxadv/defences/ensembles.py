@@ -8,7 +8,7 @@ example, `(logits[K, C]) -> logits[C]`: `mean_probability`, `mean_logit`,
 `vote`, or your own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,9 @@ def each_member(fn: Callable[..., types.PyTree], *trees: types.PyTree):
 
   `fn` then sees arrays without the members' axis, and its results get it back.
   """
-  alone = not all(set(tree) == {_SCOPE} for tree in trees)
+  alone = not all(
+    isinstance(tree, Mapping) and set(tree) == {_SCOPE} for tree in trees
+  )
   return fn(*trees) if alone else jax.vmap(fn)(*trees)
 
 

@@ -49,7 +49,7 @@ def outcomes(logits: Any, labels: Any) -> Outcomes:
       rejected.
   """
   logits, labels = np.asarray(logits), np.asarray(labels)
-  finite = np.isfinite(logits).all(axis=-1)
+  finite = np.isfinite(logits.max(axis=-1))
   answer = logits.argmax(axis=-1)
   correct = finite & (answer == labels)
   null = finite & (answer == logits.shape[-1] - 1) & ~correct

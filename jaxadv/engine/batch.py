@@ -22,7 +22,7 @@ def run(
   uses the key `fold_in(key, i)`, so its result does not depend on the rows
   after it, nor on the batch size. Weights, radii and step sizes are arguments
   of the compiled program: new ones compile nothing. Called outside of any other
-  program, it multiplies in full float32; inside, as that program does.
+  program or mapping, it multiplies in full float32; inside, as that does.
 
   Args:
     attack: The kernel.

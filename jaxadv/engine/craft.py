@@ -80,7 +80,7 @@ def craft(
     A `Record` of NumPy arrays.
 
   Raises:
-    Interrupted: `stop` said so; the checkpoint was written.
+    Interrupted: `stop` said so; the checkpoint, if any, was written.
     MemoryError: the device has too little for so many slots.
     TypeError: arguments in another order, inputs of another type, labels that
       are not integers.
@@ -101,7 +101,7 @@ def craft(
     with jax.default_matmul_precision("highest"):
       job = Job(attack, logits_fn, key, images, y, index, slots, checkpoint)
       _work_through(job, name, progress, stop)
-    return _record(job, criterion)
+    return _record(job, logits_fn, key, criterion)
 
 
 def _work_through(job: Job, name, progress, stop) -> None:
@@ -112,15 +112,17 @@ def _work_through(job: Job, name, progress, stop) -> None:
       bar.update(task, completed=job.completed())
       if stop():
         job.save()
-        where = None if job.checkpoint is None else str(job.checkpoint)
-        raise Interrupted(f"stopped; go on with checkpoint={where!r}")
+        if job.checkpoint is None:
+          raise Interrupted("stopped; nothing was saved without a checkpoint")
+        raise Interrupted(f"stopped; what is done is in {job.checkpoint}")
 
 
-def _record(job: Job, criterion: types.Criterion) -> Record:
+def _record(job: Job, logits_fn, key, criterion: types.Criterion) -> Record:
+  # The job's own model and key are on every device, which would all judge.
   attack, steps = job.attack, job.steps
   won = judge.success(
-    job.logits_fn,
-    job.key,
+    logits_fn,
+    key,
     job.x_adv,
     job.y,
     criterion,
@@ -153,6 +155,11 @@ def _numbers(index: np.ndarray | None, num_examples: int) -> np.ndarray:
     raise ValueError(
       f"index must hold one whole number for each of {num_examples} examples, "
       f"got shape {index.shape} and dtype {index.dtype}"
+    )
+  if index.min() < 0 or index.max() > np.iinfo(np.int32).max:
+    raise ValueError(
+      f"index must hold numbers from 0 to 2^31 - 1, got {index.min()} to "
+      f"{index.max()}"
     )
   return index.astype(np.int32)
 

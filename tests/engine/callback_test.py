@@ -58,6 +58,12 @@ def test_callbacks_are_found_wherever_they_are():
   assert programs.calls_back(looped, x)
   plain = models.bind(lambda w, x: x.reshape(len(x), -1) @ w, _W)
   assert not programs.calls_back(plain, x)
+  assert programs.calls_back(jax.tree_util.Partial(_printing, plain), x)
+
+
+def _printing(model, keys, x):
+  jax.debug.print("{}", x.sum())
+  return model(keys, x)
 
 
 def _in_a_loop(model, keys, x):
