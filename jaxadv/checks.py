@@ -183,7 +183,14 @@ def inputs(
   if isinstance(x, jax.core.Tracer) or x.size == 0:
     return
   # NumPy, because JAX would stage the calls where this runs inside a `jit`.
-  values = np.asarray(x)
+  _values(np.asarray(x), within, name)
+
+
+def _values(
+  values: np.ndarray,
+  within: tuple[types.Scalar, types.Scalar] | None,
+  name: str,
+) -> None:
   low, high = float(values.min()), float(values.max())
   # The extremes are NaN where any entry is.
   if not np.isfinite([low, high]).all():
