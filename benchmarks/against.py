@@ -13,7 +13,6 @@ code, here.
 import functools
 import os
 import pathlib
-import subprocess
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import results, timing, victims
+from benchmarks import peers, results, timing, victims
 from jaxadv import (
   attacks,
   autoattack,
@@ -34,6 +33,7 @@ from jaxadv import (
   evaluation,
   types,
 )
+from jaxadv.engine import record
 
 # By name: the ball, and what the authors' code calls it.
 _BALLS: dict[str, tuple[Callable[[float], types.Ball], str]] = {
@@ -57,6 +57,10 @@ _NETS = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Attack MNIST from this TFDS folder, not the digits."
 )
+_MODEL_DIRS = flags.DEFINE_list(
+  "model_dirs", [], "These models of experiments.train, too."
+)
+_SMALL = flags.DEFINE_bool("small_nets", True, "The two nets of `victims`.")
 _EXAMPLES = flags.DEFINE_integer("examples", 512, "Images to attack.")
 _STEPS = flags.DEFINE_integer("num_steps", 40, "PGD steps.")
 _EPS = flags.DEFINE_float("eps", 0.1, "The radius.")
@@ -102,7 +106,7 @@ def _craft(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def _cascade(logits_fn, x: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """AutoAttack's standard version."""
+  """AutoAttack's standard version, of networks of ten classes."""
   ball = _BALLS[_NORM.value][0](_EPS.value)
   return cascade.cascade(
     autoattack.standard(ball, num_classes=10),
@@ -141,18 +145,11 @@ def _peer(
 ) -> tuple[np.ndarray, np.ndarray] | None:
   """Seconds and images of one library; None if it is not installed."""
   result = job.with_name("result.npz")
-  script = pathlib.Path(__file__).with_name("peer.py")
-  done = subprocess.run(
-    [_PEER_PYTHON.value, script, library, job, result],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  if "ModuleNotFoundError" in done.stderr:
-    logging.warning("left out %s: %s", library, done.stderr.splitlines()[-1])
+  try:
+    peers.run(_PEER_PYTHON.value, "benchmarks.peer", [library, job, result])
+  except peers.MissingError as error:
+    logging.warning("left out %s: %s", library, error)
     return None
-  if done.returncode:
-    raise RuntimeError(f"{library} failed:\n{done.stderr}")
   with np.load(result) as file:
     return file["seconds"], file["x_adv"]
 
@@ -163,9 +160,9 @@ def _rounds(
   """Seconds per round and the images of each library, in turn."""
   seconds: dict[str, list[np.ndarray]] = {}
   images: dict[str, np.ndarray] = {}
-  ours, peers = _OURS[_ATTACK.value], list(_PEERS[_ATTACK.value])
+  ours, libraries = _OURS[_ATTACK.value], list(_PEERS[_ATTACK.value])
   if _NORM.value != "linf":
-    peers = [name for name in peers if not name.startswith("torchattacks")]
+    libraries = [n for n in libraries if not n.startswith("torchattacks")]
   first = {}
   for name, attack in ours.items():
     # Programs are shared by networks: without this the second had them all.
@@ -179,10 +176,10 @@ def _rounds(
     for name, attack in ours.items():
       program = functools.partial(attack, logits_fn, x, label)
       seconds[name].append(timing.clocks(program))
-    for library in list(peers):
+    for library in list(libraries):
       timed = _peer(library, job)
       if timed is None:
-        peers.remove(library)
+        libraries.remove(library)
       else:
         images[library] = timed[1]
         seconds.setdefault(library, []).append(timed[0])
@@ -197,18 +194,15 @@ def _kept(attack, logits_fn, x, label, found: list[np.ndarray]) -> np.ndarray:
   return found[-1]
 
 
-def _rows(kind: str, variables, x, label, folder: str) -> list[dict[str, Any]]:
+def _rows(net: victims.Net, folder: str) -> list[dict[str, Any]]:
   """The lines of the table for one network."""
-  logits_fn = victims.bind(variables)
+  # Whole batches, so that no library compiles or warms up for a smaller one.
+  whole = len(net.x) // _BATCH.value * _BATCH.value
+  if not whole:
+    raise ValueError(f"batch_size={_BATCH.value}: at most {len(net.x)} images")
+  net = net._replace(x=net.x[:whole], label=net.label[:whole])
   job = pathlib.Path(folder) / "job.npz"
-  arrays: dict[str, Any] = {
-    f"{layer}/{leaf}": np.asarray(value)
-    for layer, leaves in variables["params"].items()
-    for leaf, value in leaves.items()
-  }
-  arrays |= {
-    "x": x,
-    "label": label,
+  settings: dict[str, Any] = {
     "eps": _EPS.value,
     "norm": _BALLS[_NORM.value][1],
     "step_size": _STEP_SIZE,
@@ -216,34 +210,34 @@ def _rows(kind: str, variables, x, label, folder: str) -> list[dict[str, Any]]:
     "batch_size": _BATCH.value,
     "threads": _THREADS.value,
   }
-  np.savez(job, **arrays)
-  seconds, images = _rounds(logits_fn, x, label, job)
-  return [
-    _row(kind, name, logits_fn, seconds, images[name], x, label)
-    for name in seconds
-  ]
+  record.save_npz(
+    job,
+    victims.job(net) | {k: np.asarray(v) for k, v in settings.items()},
+  )
+  seconds, images = _rounds(net.logits_fn, net.x, net.label, job)
+  return [_row(net, name, seconds, images[name]) for name in seconds]
 
 
-def _row(kind, name, logits_fn, seconds, x_adv, x, label) -> dict[str, Any]:
+def _row(net: victims.Net, name, seconds, x_adv) -> dict[str, Any]:
   """One line of the table; the accuracy is judged afresh."""
+  delta = (x_adv - net.x).reshape(len(net.x), -1)
   first = next(iter(_OURS[_ATTACK.value]))
   rounds, ours = np.asarray(seconds[name]), np.asarray(seconds[first])
   wall, processor = np.median(rounds, axis=0)
   wall_ratio, processor_ratio = np.median(rounds / ours, axis=0)
   return {
-    "network": kind,
+    "network": net.name,
     "library": name,
     "seconds": float(wall),
     f"times_{first}": float(wall_ratio),
     "processor_seconds": float(processor),
     f"times_{first}_processor": float(processor_ratio),
     "robust_accuracy": evaluation.accuracy(
-      logits_fn, jax.random.key(0), x_adv, label
+      net.logits_fn, jax.random.key(0), x_adv, net.label
     ),
-    "largest_linf": float(np.abs(x_adv - x).max()),
-    "largest_l2": float(
-      np.linalg.norm((x_adv - x).reshape(len(x), -1), axis=1).max()
-    ),
+    "largest_linf": float(np.abs(delta).max()),
+    "largest_l2": float(np.linalg.norm(delta, axis=1).max()),
+    "largest_l1": float(np.abs(delta).sum(axis=1).max()),
   }
 
 
@@ -255,17 +249,15 @@ def main(argv: list[str]) -> None:
   os.sched_setaffinity(0, cores)
   # A device per core: XLA runs small operations of one device on one core.
   jax.config.update("jax_num_cpu_devices", len(cores))
-  nets = victims.variables(_NETS.value, _EPS.value)
-  x, label = victims.images(_DATA_DIR.value, _EXAMPLES.value)
-  # Whole batches, so that no library compiles or warms up for a smaller one.
-  whole = len(x) // _BATCH.value * _BATCH.value
-  if not whole:
-    raise ValueError(f"batch_size={_BATCH.value}: at most {len(x)} images")
-  x, label = x[:whole], label[:whole]
+  data_dir, num_examples = _DATA_DIR.value, _EXAMPLES.value
+  nets = victims.trained_nets(_MODEL_DIRS.value, data_dir, num_examples)
+  if _SMALL.value:
+    small = (_NETS.value, data_dir, num_examples, _EPS.value)
+    nets = victims.small_nets(*small) + nets
   rows = []
   with tempfile.TemporaryDirectory() as folder:
-    for kind, variables in nets.items():
-      rows += _rows(kind, variables, x, label, folder)
+    for net in nets:
+      rows += _rows(net, folder)
   steps = f", {_STEPS.value} steps" if _ATTACK.value == "pgd" else ""
   results.show(f"{_ATTACK.value}{steps}", rows)
   if _JSON.value:

@@ -19,16 +19,21 @@ adversarial examples", 2025.
 """
 
 import pathlib
-import subprocess
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import contestants, questions, results, scoring, victims
-from experiments import victims as trained
+from benchmarks import (
+  contestants,
+  peers,
+  questions,
+  results,
+  scoring,
+  victims,
+)
 from jaxadv import judge
 from jaxadv.engine import record
 
@@ -59,54 +64,17 @@ _EPS = flags.DEFINE_float("eps", 0.1, "Of hardening, where nets are trained.")
 _JSON = flags.DEFINE_string("json", None, "Also write the rows to this file.")
 
 _OURS = "jaxadv"
-# How the peers build a network: see `optimality_peer.Network`.
-_TWO_CONV = ("conv 1 2 2", "conv 1 2 2", "dense", "dense")
-_LAYERS = {
-  "small_cnn": (
-    *("conv 0 0 1", "conv 0 0 1", "pool"),
-    *("conv 0 0 1", "conv 0 0 1", "pool"),
-    *("dense", "dense", "dense"),
-  ),
-  "strided_cnn": ("conv 1 1 2", "conv 1 1 2", "dense", "dense"),
-  "mlp": ("dense", "dense", "dense"),
-}
-
+Net = victims.Net
 Row = dict[str, Any]
 
 
-class Net(NamedTuple):
-  """A network, its images, and how the peers build it (None: they cannot)."""
-
-  name: str
-  logits_fn: Any
-  x: np.ndarray
-  label: np.ndarray
-  layers: tuple[str, ...] | None
-
-
 def _nets() -> list[Net]:
-  nets = []
-  if _SMALL.value:
-    x, label = victims.images(_DATA_DIR.value, _EXAMPLES.value)
-    nets += [
-      Net(kind, victims.bind(variables), x, label, _TWO_CONV)
-      for kind, variables in victims.variables(_NETS.value, _EPS.value).items()
-    ]
-  for folder in _MODEL_DIRS.value:
-    found = trained.load(
-      folder, data_dir=_DATA_DIR.value, num_examples=_EXAMPLES.value
-    )
-    model = trained.networks.load_model(folder)[1]["model"]
-    nets.append(
-      Net(
-        found.name,
-        found.logits_fn,
-        found.images,
-        found.labels,
-        _LAYERS.get(model),
-      )
-    )
-  return nets
+  data_dir, num_examples = _DATA_DIR.value, _EXAMPLES.value
+  found = victims.trained_nets(_MODEL_DIRS.value, data_dir, num_examples)
+  if not _SMALL.value:
+    return found
+  small = victims.small_nets(_NETS.value, data_dir, num_examples, _EPS.value)
+  return small + found
 
 
 def _prefix(net: Net) -> str:
@@ -137,34 +105,22 @@ def _ours(net: Net, norm: str) -> None:
     logging.info("%s %s %s: %.1f s", net.name, norm, name, seconds)
 
 
-def _peers(net: Net, logits: np.ndarray) -> None:
+def _peers(net: Net) -> None:
   """Has the peers' attacks run that have no file yet."""
   if net.layers is None:
     logging.warning("%s has no copy in PyTorch: peers left out", net.name)
     return
   folder = pathlib.Path(_WORKDIR.value)
-  variables = net.logits_fn.args[0]
-  arrays = {
-    "params/" + "/".join(key.key for key in path[1:]): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-  }
+  limits = {"budget": _BUDGET.value, "threads": _THREADS.value}
   job = folder / f"{_prefix(net)}.job.npz"
   record.save_npz(
-    job,
-    arrays
-    | {
-      "layers": np.asarray(net.layers),
-      "x": net.x,
-      "label": net.label,
-      "logits": logits,
-      "budget": np.asarray(_BUDGET.value),
-      "threads": np.asarray(_THREADS.value),
-    },
+    job, victims.job(net) | {k: np.asarray(v) for k, v in limits.items()}
   )
-  script = pathlib.Path(__file__).with_name("optimality_peer.py")
-  python = str(_PEER_PYTHON.value)
-  command = [python, str(script), str(job), str(folder), _prefix(net)]
-  subprocess.run([*command, *_NORMS.value], check=True)
+  peers.run(
+    str(_PEER_PYTHON.value),
+    "benchmarks.optimality_peer",
+    [job, folder, _prefix(net), *_NORMS.value],
+  )
 
 
 def _table(net: Net, norm: str, wrong: np.ndarray) -> list[Row]:
@@ -209,7 +165,7 @@ def main(argv: list[str]) -> None:
       for norm in _NORMS.value:
         _ours(net, norm)
       if _PEER_PYTHON.value:
-        _peers(net, logits)
+        _peers(net)
       for norm in _NORMS.value:
         title = f"{net.name}, {norm}, {len(net.x)} images"
         wrong = logits.argmax(axis=1) != net.label

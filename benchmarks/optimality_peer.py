@@ -17,6 +17,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from benchmarks import peer_network
+
 _INF = float("inf")
 _P = {"linf": _INF, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 # `(model, x, y) -> ignored`: only what the model is asked counts.
@@ -25,55 +27,6 @@ Attack = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], object]
 
 class SpentError(Exception):
   """Every row is out of budget: nothing that follows can count."""
-
-
-class Network(torch.nn.Module):
-  """Layers by their names, with the weights of a job.
-
-  Each is "conv LOW HIGH STRIDE" (padding), "dense" or "pool"; all but the last
-  are followed by a ReLU, and rows are flattened in the order H, W, C.
-  """
-
-  def __init__(self, job):
-    super().__init__()
-    self.plan = [str(layer).split() for layer in job["layers"]]
-    counts = {"conv": 0, "dense": 0}
-    names = {"conv": "Conv", "dense": "Dense"}
-    self.layers = torch.nn.ModuleList()
-    for kind, *_ in self.plan:
-      if kind == "pool":
-        self.layers.append(torch.nn.MaxPool2d(2))
-        continue
-      name = f"{names[kind]}_{counts[kind]}"
-      counts[kind] += 1
-      kernel = torch.from_numpy(job[f"params/{name}/kernel"])
-      shape = kernel.shape
-      if kind == "conv":
-        layer = torch.nn.Conv2d(shape[2], shape[3], shape[:2])
-        layer.weight.data = kernel.permute(3, 2, 0, 1).contiguous()
-      else:
-        layer = torch.nn.Linear(*shape)
-        layer.weight.data = kernel.T.contiguous()
-      layer.bias.data = torch.from_numpy(job[f"params/{name}/bias"])
-      self.layers.append(layer)
-    self.requires_grad_(False)
-
-  def forward(self, x: torch.Tensor) -> torch.Tensor:
-    """Logits of `x` [B, C, H, W]."""
-    last = len(self.layers) - 1
-    for i, ((kind, *sizes), layer) in enumerate(
-      zip(self.plan, self.layers, strict=True)
-    ):
-      if kind == "conv":
-        low, high, layer.stride = map(int, sizes)
-        layer.stride = (layer.stride, layer.stride)
-        x = torch.nn.functional.pad(x, (low, high, low, high))
-      elif kind == "dense" and x.ndim == 4:
-        x = x.permute(0, 2, 3, 1).flatten(1)
-      x = layer(x)
-      if kind != "pool" and i < last:
-        x = torch.relu(x)
-    return x
 
 
 class Asked(torch.nn.Module):
@@ -284,10 +237,9 @@ def main() -> None:
   args = parser.parse_args()
   job = np.load(args.job)
   torch.set_num_threads(int(job["threads"]))
-  budget, net = int(job["budget"]), Network(job).eval()
-  x = torch.from_numpy(job["x"]).permute(0, 3, 1, 2).contiguous()
-  y = torch.from_numpy(job["label"]).long()
-  np.testing.assert_allclose(net(x).numpy(), job["logits"], atol=1e-3)
+  budget, net = int(job["budget"]), peer_network.network(job)
+  net.requires_grad_(False)
+  x, y = peer_network.images(job), torch.from_numpy(job["label"]).long()
   for norm in args.norms:
     for library, attacks_fn in LIBRARIES.items():
       try:

@@ -12,41 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from benchmarks import peer_network
+
 # Images that are attacked before the clock starts.
 _WARM_UP = 8
-
-
-class TwoConvNet(torch.nn.Module):
-  """`victims.TwoConvNet` with the weights of an `.npz` file."""
-
-  def __init__(self, job):
-    super().__init__()
-    self.convs = torch.nn.ModuleList(
-      torch.nn.Conv2d(*channels, 5, stride=2)
-      for channels in ((1, 16), (16, 32))
-    )
-    self.hidden = torch.nn.Linear(7 * 7 * 32, 100)
-    self.out = torch.nn.Linear(100, 10)
-    layers = dict(
-      zip(
-        ("Conv_0", "Conv_1", "Dense_0", "Dense_1"),
-        (*self.convs, self.hidden, self.out),
-        strict=True,
-      )
-    )
-    for name, layer in layers.items():
-      kernel = torch.from_numpy(job[f"{name}/kernel"])
-      axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
-      layer.weight.data = kernel.permute(axes).contiguous()
-      layer.bias.data = torch.from_numpy(job[f"{name}/bias"])
-
-  def forward(self, x: torch.Tensor) -> torch.Tensor:
-    """Logits [B, 10] of `x` [B, 1, 28, 28]."""
-    for conv in self.convs:
-      # What "SAME" means to XLA for these sizes and strides.
-      x = torch.relu(conv(torch.nn.functional.pad(x, (1, 2, 1, 2))))
-    x = x.permute(0, 2, 3, 1).flatten(1)
-    return self.out(torch.relu(self.hidden(x)))
 
 
 def foolbox_pgd(net, job) -> Callable:
@@ -80,8 +49,8 @@ def art_pgd(net, job) -> Callable:
   classifier = classification.PyTorchClassifier(
     net,
     loss=torch.nn.CrossEntropyLoss(),
-    input_shape=(1, 28, 28),
-    nb_classes=10,
+    input_shape=peer_network.images(job).shape[1:],
+    nb_classes=job["logits"].shape[1],
     clip_values=(0.0, 1.0),
   )
   attack = evasion.ProjectedGradientDescentPyTorch(
@@ -110,13 +79,13 @@ def torchattacks_autoattack_100(net, job) -> Callable:
   """The same four attacks with the authors' 100 steps."""
   import torchattacks
 
-  eps = float(job["eps"])
+  eps, classes = float(job["eps"]), job["logits"].shape[1]
   common = {"eps": eps, "steps": 100, "n_restarts": 1, "seed": 0}
   return torchattacks.MultiAttack(
     [
       torchattacks.APGD(net, **common),
-      torchattacks.APGDT(net, n_classes=10, **common),
-      torchattacks.FAB(net, n_classes=10, multi_targeted=True, **common),
+      torchattacks.APGDT(net, n_classes=classes, **common),
+      torchattacks.FAB(net, n_classes=classes, multi_targeted=True, **common),
       torchattacks.Square(net, eps=eps, n_queries=5000, seed=0),
     ]
   )
@@ -171,10 +140,10 @@ def main() -> None:
   job = np.load(args.job)
   torch.set_num_threads(int(job["threads"]))
   torch.manual_seed(0)
-  net = TwoConvNet(job).eval()
+  net = peer_network.network(job)
   # Libraries that ask for the weights' gradients too pay for it: theirs.
   attack = JOBS[args.library](net, job)
-  x = torch.from_numpy(job["x"]).permute(0, 3, 1, 2).contiguous()
+  x = peer_network.images(job)
   label = torch.from_numpy(job["label"]).long()
   size = int(job["batch_size"])
   attack(x[:_WARM_UP], label[:_WARM_UP])

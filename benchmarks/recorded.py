@@ -7,7 +7,6 @@ right, where a failed search counts as infinite.
 
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -37,13 +36,13 @@ class Run(NamedTuple):
 
   Attributes:
     attack_fn: Makes our attack with the settings of the record.
-    nets: The networks that it was recorded on.
+    undefended: Whether it is run on an undefended network, too.
     ball: The threat model of a fixed budget; None for minimum norm.
     norm: The distance that minimum-norm attacks make small.
   """
 
   attack_fn: Callable[[], Attack]
-  nets: tuple[str, ...] = ("adv", "nat")
+  undefended: bool = True
   ball: Any = None
   norm: str = ""
 
@@ -57,12 +56,11 @@ def _fixed(ball, norm, ascent: Callable[..., Attack]) -> dict[str, Run]:
     )
     return attacks.multi_targeted(attack, 9)
 
-  adv = ("adv",)
   return {
     "apgd-ce": Run(lambda: attacks.restarts(ascent(), 5), ball=ball),
-    "apgd-t": Run(targeted, adv, ball),
-    "fab-t": Run(lambda: attacks.fab_t(norm, eps=ball.eps), adv, ball),
-    "square": Run(lambda: attacks.square(ball), adv, ball),
+    "apgd-t": Run(targeted, False, ball),
+    "fab-t": Run(lambda: attacks.fab_t(norm, eps=ball.eps), False, ball),
+    "square": Run(lambda: attacks.square(ball), False, ball),
   }
 
 
@@ -139,9 +137,9 @@ def agrees(run: Run, ours: float, theirs: float) -> bool:
   return ours <= theirs * DISTANCE_FACTOR
 
 
-def columns(folder: str | os.PathLike, prefix: str) -> dict[str, np.ndarray]:
-  """What was recorded of a network ("adv") or a run ("adv/ddn-1000")."""
-  with np.load(pathlib.Path(folder) / "results.npz") as file:
+def columns(path: str | os.PathLike, prefix: str) -> dict[str, np.ndarray]:
+  """What a file holds of a network ("adv") or a run ("adv/ddn-1000")."""
+  with np.load(path) as file:
     return {
       path.removeprefix(f"{prefix}/"): file[path]
       for path in file.files

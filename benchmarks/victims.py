@@ -1,12 +1,14 @@
-"""Small networks to attack, given or quickly trained, and images for them.
+"""The networks that benchmarks attack, with images for them.
 
-The network takes 28 x 28 grey images. Without files it is trained on the 8 x 8
-digits of scikit-learn, enlarged: nothing is downloaded.
+The small ones take 28 x 28 grey images. Without files they are trained on the
+8 x 8 digits of scikit-learn, enlarged: nothing is downloaded. Others are those
+of `experiments.train`.
 """
 
 import functools
 import pathlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,100 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jaxadv import attacks, balls, criteria, data, engine, models
+from experiments import networks
+from experiments import victims as trained
+from jaxadv import attacks, balls, criteria, data, engine, judge, models
 
 KINDS = ("undefended", "hardened")
 _SIDE = 28
+# How PyTorch builds a network: see `peer_network`.
+_TWO_CONV = ("conv 1 2 2", "conv 1 2 2", "dense", "dense")
+_LAYERS = {
+  "small_cnn": (
+    *("conv 0 0 1", "conv 0 0 1", "pool"),
+    *("conv 0 0 1", "conv 0 0 1", "pool"),
+    *("dense", "dense", "dense"),
+  ),
+  "strided_cnn": ("conv 1 1 2", "conv 1 1 2", "dense", "dense"),
+  "mlp": ("dense", "dense", "dense"),
+  "preact_resnet18": ("preact_resnet",),
+}
+
+
+class Net(NamedTuple):
+  """A network and its images; `layers` say how PyTorch builds it.
+
+  None where it cannot. `mean` and `std` are of the pixels, for networks that
+  normalise them.
+  """
+
+  name: str
+  logits_fn: Any
+  x: np.ndarray
+  label: np.ndarray
+  layers: tuple[str, ...] | None
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+
+
+def small_nets(
+  nets: str | None, data_dir: str | None, num_examples: int, eps: float
+) -> list[Net]:
+  """The two small networks (see `variables`) and their images."""
+  x, label = images(data_dir, num_examples)
+  return [
+    Net(kind, bind(weights), x, label, _TWO_CONV)
+    for kind, weights in variables(nets, eps).items()
+  ]
+
+
+def trained_nets(
+  model_dirs: Iterable[str], data_dir: str | None, num_examples: int
+) -> list[Net]:
+  """Networks of `experiments.train`, with images of their test sets."""
+  return [_trained(folder, data_dir, num_examples) for folder in model_dirs]
+
+
+def _trained(folder: str, data_dir: str | None, num_examples: int) -> Net:
+  found = trained.load(folder, data_dir=data_dir, num_examples=num_examples)
+  info = networks.described(folder)
+  module = networks.build_model(
+    info["model"], info["dataset"], info["num_classes"]
+  )
+  return Net(
+    found.name,
+    found.logits_fn,
+    found.images,
+    found.labels,
+    _LAYERS.get(info["model"]),
+    tuple(getattr(module, "mean", ())),
+    tuple(getattr(module, "std", ())),
+  )
+
+
+def job(net: Net) -> dict[str, np.ndarray]:
+  """What `peer_network` builds the network of: arrays of an `.npz` file.
+
+  Raises:
+    ValueError: it has no copy in PyTorch.
+  """
+  if net.layers is None:
+    raise ValueError(f"network {net.name!r} has no copy in PyTorch")
+  paths = jax.tree_util.tree_leaves_with_path(net.logits_fn.args[0])
+  arrays = {
+    "/".join(key.key for key in path): np.asarray(leaf) for path, leaf in paths
+  }
+  logits = judge.outputs(
+    net.logits_fn, jax.random.key(0), net.x, batch_size=len(net.x)
+  )
+  return arrays | {
+    "layers": np.asarray(net.layers),
+    "x": net.x,
+    "label": net.label,
+    "logits": np.asarray(logits),
+    "mean": np.asarray(net.mean),
+    "std": np.asarray(net.std),
+  }
 
 
 class TwoConvNet(nn.Module):

@@ -42,4 +42,4 @@ def examples(num_examples: int) -> tuple[np.ndarray, np.ndarray]:
 def results(net_name: str, run: str | None = None) -> dict[str, np.ndarray]:
   """What was recorded of a net, or of a run against it, by column."""
   prefix = net_name if run is None else f"{net_name}/{run}"
-  return recorded.columns(_FOLDER, prefix)
+  return recorded.columns(_FOLDER / "results.npz", prefix)

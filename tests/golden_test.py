@@ -91,7 +91,7 @@ _LONG = ("cw-l2-9x1000",)
 _PAIRS = [
   pytest.param(net, name, id=f"{net}-{name}")
   for name, run in recorded.RUNS.items()
-  for net in run.nets
+  for net in (("adv", "nat") if run.undefended else ("adv",))
 ]
 
 

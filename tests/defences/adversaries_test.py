@@ -39,7 +39,7 @@ def test_rs_fgsm_steps_1_25_eps_from_a_uniform_start():
   assert (np.abs(own) < _EPS).all() and np.abs(own).max() > 0.9 * _EPS
 
 
-def test_rs_fgsm_clips_before_and_after():
+def test_rs_fgsm_starts_beyond_the_bounds_and_ends_within():
   x = jnp.full((64, 3), 0.98)
   asked = []
 
@@ -52,8 +52,11 @@ def test_rs_fgsm_clips_before_and_after():
   )
   jax.effects_barrier()
   assert len(asked) == 1
-  assert asked[0].max() == 1.0 and float(result.max()) == 1.0
+  # Uniform in the ball: beyond the bounds in two of five coordinates.
+  assert 0.3 < (asked[0] > 1.0).mean() < 0.5
   assert np.abs(asked[0] - x).max() <= _EPS + 1e-6
+  assert float(result.max()) == 1.0
+  assert np.abs(result - x).max() <= _EPS + 1e-6
 
 
 def test_n_fgsm_does_not_project():
