@@ -92,7 +92,9 @@ class PreActResNet(torch.nn.Module):
           axes = (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
           value = value.permute(axes).contiguous()
         # Names of parameters may hold no dots or slashes.
-        self.weights[self._key(path)] = torch.nn.Parameter(value)
+        self.weights[self._key(path)] = torch.nn.Parameter(
+          value, requires_grad=path.startswith("params/")
+        )
     shape = (1, -1, 1, 1)
     self.mean = torch.from_numpy(job["mean"]).float().reshape(shape)
     self.std = torch.from_numpy(job["std"]).float().reshape(shape)
