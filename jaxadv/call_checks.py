@@ -65,22 +65,23 @@ def _two_arguments(logits_fn: Any) -> None:
 
 
 def judgement(
-  logits_fn: types.LogitsFn, key: Any, x: Any, y: types.PyTree
+  logits_fn: types.LogitsFn, key: Any, x_adv: Any, labels: Any
 ) -> None:
   """Refuses what a judge cannot answer: one label and logits per input."""
   _two_arguments(logits_fn)
   checks.key(key)
-  checks.inputs(x, None)
-  checks.batch(x, y)
-  if np.ndim(y) != 1:
+  checks.inputs(x_adv, None, "x_adv")
+  checks.batch(x_adv, labels, ("x_adv", "labels"))
+  if np.ndim(labels) != 1:
     raise ValueError(
-      f"labels must hold one integer per input, got shape {np.shape(y)}: turn "
-      "one-hot labels into integers with labels.argmax(-1)"
+      f"labels must hold one integer per input, got shape {np.shape(labels)}: "
+      "turn one-hot labels into integers with labels.argmax(-1)"
     )
-  checks.labels(y, several_classes(model(logits_fn, x[:1])))
+  num_classes = more_than_one_class(model(logits_fn, x_adv[:1]))
+  checks.labels(labels, num_classes, "labels")
 
 
-def several_classes(num_classes: int | None) -> int | None:
+def more_than_one_class(num_classes: int | None) -> int | None:
   """Refuses models of one logit; passes the number on."""
   if num_classes == 1:
     raise ValueError(
@@ -109,7 +110,7 @@ def attack_call(
   outputs = _outputs(logits_fn, x[:1])
   if hasattr(y, "dtype") and y.ndim == 1:
     if jnp.issubdtype(y.dtype, jnp.integer):
-      several_classes(_num_classes(outputs))
+      more_than_one_class(_num_classes(outputs))
     checks.labels(y, _num_classes(outputs))
   _one_verdict(threat.criterion, outputs, y)
   # Attacks refuse in `init` shapes that they cannot work on.

@@ -85,10 +85,10 @@ def cascade(
 
   The union of all attacks at the price of the first for most examples. An
   example is broken where a fresh question to the model finds that a result
-  inside ball and bounds meets the criterion. These are the attacks' own, which
-  have to agree. Keys are made of the attack's name and the
-  example's place in the data set: neither which others survived nor which
-  attacks ran before changes what an attack does to an example.
+  inside ball and bounds meets the criterion. Ball, bounds and criterion are
+  those of the attacks, which have to agree. Keys are made of the attack's name
+  and the example's place in the data set: neither which others survived nor
+  which attacks ran before changes what an attack does to an example.
 
   Args:
     attacks: By name, such as `autoattack.standard(ball, 10)`; of labels.
@@ -311,5 +311,7 @@ def _suspicions(job, attacks, accuracy) -> tuple[str, ...]:
     )
   blind = {name for name in attacks if attacks[name].backwards == 0}
   if len(blind) < len(attacks):
-    found += suspicions.zero_gradients(job.logits_fn, job.key, images, labels)
+    found += suspicions.zero_gradients(
+      job.logits_fn, job.key, images, labels, batch_size=slots
+    )
   return found + suspicions.queries_win(accuracy, blind)

@@ -247,11 +247,11 @@ def labels(y: Any, num_classes: int | None, name: str = "y") -> None:
     )
 
 
-def batch(x: Any, y: types.PyTree) -> None:
+def batch(x: Any, y: types.PyTree, names: tuple[str, str] = ("x", "y")) -> None:
   """Refuses targets whose number of rows is not that of the inputs."""
   for leaf in jax.tree.leaves(y):
     if np.ndim(leaf) == 0 or np.shape(leaf)[0] != x.shape[0]:
       raise ValueError(
-        f"y must have one row per row of x, got shape {np.shape(leaf)} for "
-        f"{x.shape[0]} inputs"
+        f"{names[1]} must have one row per row of {names[0]}, got shape "
+        f"{np.shape(leaf)} for {x.shape[0]} inputs"
       )

@@ -86,13 +86,18 @@ def softmax_output(logits: np.ndarray) -> Messages:
 
 
 def zero_gradients(
-  logits_fn: types.LogitsFn, key: Array, images: np.ndarray, labels: np.ndarray
+  logits_fn: types.LogitsFn,
+  key: Array,
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  batch_size: int,
 ) -> Messages:
   """Some clean inputs have no gradient at all, of cross-entropy or of DLR.
 
   Inputs that are misclassified do not count: there DLR is constant wherever the
   label is third. Gradients that are not finite count as zero, as they do to the
-  attacks.
+  attacks. All inputs are asked about at once, `batch_size` for the verdicts.
   """
   wrong = judge.success(
     logits_fn,
@@ -100,14 +105,14 @@ def zero_gradients(
     images,
     labels,
     criteria.misclassified,
-    batch_size=len(images),
+    batch_size=batch_size,
   )
   if wrong.all():
     return ()
-  images, labels = images[~wrong], labels[~wrong]
   messages = []
   for name, loss_fn in _LOSSES.items():
-    signs = _gradient_signs(loss_fn, logits_fn, key, images, labels)
+    # Of all inputs, or each number of right ones would be another program.
+    signs = _gradient_signs(loss_fn, logits_fn, key, images, labels)[~wrong]
     zero = np.mean([not np.any(row) for row in signs])
     if zero > 0:
       messages.append(

@@ -95,7 +95,7 @@ def test_softmax_outputs():
 
 
 def _zero_gradients(logits_fn, x=_X, y=_Y):
-  return suspicions.zero_gradients(logits_fn, _KEY, x, y)
+  return suspicions.zero_gradients(logits_fn, _KEY, x, y, batch_size=8)
 
 
 def test_zero_gradients():
@@ -191,13 +191,24 @@ def test_zero_gradients_of_misclassified_inputs_are_no_sign():
   order = np.argsort(victims.logits(logits_fn, x), axis=1)
   labels = order[:, -1].astype(np.int32)
   labels[:20] = order[:20, -3]
-  key = jax.random.key(0)
-  assert suspicions.zero_gradients(logits_fn, key, x, labels) == ()
-  assert suspicions.zero_gradients(logits_fn, key, x[:20], labels[:20]) == ()
+  assert _zero_gradients(logits_fn, x, labels) == ()
+  assert _zero_gradients(logits_fn, x[:20], labels[:20]) == ()
   blind = victims.constant(25, 4)
   right = np.zeros(40, np.int32) + victims.logits(blind, x).argmax(1)
-  messages = suspicions.zero_gradients(blind, key, x, right.astype(np.int32))
+  messages = _zero_gradients(blind, x, right.astype(np.int32))
   assert len(messages) == 2 and "100.0%" in messages[0]
+
+
+def test_the_number_of_right_inputs_compiles_nothing():
+  logits_fn = victims.ordinary(25, 4)
+  x = np.random.default_rng(6).uniform(size=(40, 5, 5, 1)).astype(np.float32)
+  best = victims.logits(logits_fn, x).argmax(axis=1).astype(np.int32)
+  assert _zero_gradients(logits_fn, x, best) == ()
+  before = victims.CALLS["mixed"]
+  for number in (1, 7, 39):
+    labels = np.where(np.arange(40) < number, best, (best + 1) % 4)
+    assert _zero_gradients(logits_fn, x, labels.astype(np.int32)) == ()
+  assert victims.CALLS["mixed"] == before
 
 
 def test_outputs_that_are_no_numbers_are_a_sign():

@@ -216,8 +216,8 @@ def _explained(label: Array) -> Iterator[None]:
     if label.ndim == 1:
       raise
     raise ValueError(
-      f"the attack cannot be told mixed labels of shape {label.shape}, as its "
-      "loss or its criterion wants integers: give "
+      f"the attack fails with mixed labels of shape {label.shape} ({error}); "
+      "if its loss or its criterion wants integers, give "
       "adversary_target=training.hard_labels, or leave out mixup and CutMix"
     ) from error
 

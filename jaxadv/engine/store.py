@@ -155,7 +155,10 @@ class Store:
           flush=True,
         )
         other.unlink()
-        other.with_suffix(".json").unlink(missing_ok=True)
+    # Their clocks; those of calls that were killed at their end are alone.
+    for clock in self._folder.glob(f"{name}.*.partial.json"):
+      if clock != path.with_suffix(".json"):
+        clock.unlink(missing_ok=True)
     return path
 
   def _keep(
