@@ -13,18 +13,11 @@ import itertools
 from collections.abc import Collection, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxadv import (
-  attacks,
-  balls,
-  criteria,
-  engine,
-  judge,
-  losses,
-  programs,
-  types,
-)
+from jaxadv import criteria, judge, losses, oracles, programs, types
+from jaxadv.engine import batch
 
 Array = jax.Array
 Messages = tuple[str, ...]
@@ -109,11 +102,12 @@ def zero_gradients(
   )
   if wrong.all():
     return ()
+  # Of all inputs, or each number of right ones would be another program.
+  with jax.default_matmul_precision("highest"):
+    sloping = _sloping(logits_fn, key, images, labels)
   messages = []
-  for name, loss_fn in _LOSSES.items():
-    # Of all inputs, or each number of right ones would be another program.
-    signs = _gradient_signs(loss_fn, logits_fn, key, images, labels)[~wrong]
-    zero = np.mean([not np.any(row) for row in signs])
+  for name, slopes in zip(_LOSSES, sloping, strict=True):
+    zero = np.mean(~np.asarray(slopes)[~wrong])
     if zero > 0:
       messages.append(
         f"the input gradient of {name} is zero for {zero:.1%} of the examples "
@@ -220,14 +214,15 @@ def of_outputs(
   )
 
 
-def _gradient_signs(loss_fn, logits_fn, key, images, labels) -> np.ndarray:
-  """Where one step of length 1 along the signs leads, seen from the images."""
-  anywhere = (-np.inf, np.inf)
-  step = attacks.fgsm(
-    balls.Linf(1.0),
-    loss_fn=loss_fn,
-    criterion=criteria.never,
-    bounds=anywhere,
-  )
-  moved = engine.run(step, logits_fn, key, images, labels)
-  return np.asarray(moved) - images
+@jax.jit
+def _sloping(
+  logits_fn: types.LogitsFn, key: Array, x: Array, labels: Array
+) -> tuple[Array, ...]:
+  """Per loss, whether each input [B, ...] has a gradient, as attacks see it."""
+  keys = batch.row_keys(key, jnp.arange(len(x)))
+
+  def slopes(loss_fn: types.LossFn) -> Array:
+    answer = oracles.loss_and_gradient(logits_fn, loss_fn, keys, x, labels)
+    return jnp.any(answer.grad != 0, axis=range(1, x.ndim))
+
+  return tuple(map(slopes, _LOSSES.values()))
