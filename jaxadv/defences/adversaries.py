@@ -104,9 +104,9 @@ def rs_fgsm(
   `step_size` is 1.25 eps by default as in the paper; longer ones overfit
   catastrophically, so watch `monitors.adversarial_accuracy`. Only the result
   lies in the bounds: the gradient is taken where the draw leads, as in the
-  authors' code for MNIST. There most pixels are at a bound, and with a start
-  that is moved back into the bounds training collapses at once. (Their code for
-  CIFAR-10, where few pixels are, moves it back.)
+  authors' code for MNIST. There most pixels are at a bound, and training with
+  starts that are moved back into the bounds may collapse (`docs/defences.md`).
+  Their code for CIFAR-10, where few pixels are, moves them back.
 
   Reference: Wong, Rice and Kolter, "Fast is better than free: revisiting
   adversarial training", 2020.
