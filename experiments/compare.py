@@ -42,7 +42,7 @@ from jaxadv.report import page, tables
 # where it is named itself. A robust teacher for ARD, as in its paper.
 HELPERS = {"distillation": "teacher", "ard": "trades", "ensemble_at": "none"}
 # Flags of the training that differ from model to model.
-_PER_MODEL = ("workdir", "defence", "number", "helper_dirs")
+_PER_MODEL = ("workdir", "defence", "number", "helper_dirs", "flagfile")
 
 _WORKDIR = shared_flags.workdir()
 _DEFENCES = flags.DEFINE_list(

@@ -80,9 +80,10 @@ def _curve(
     drawn, xlabel=f"radius ε ({norm})", bands=bands
   )
   text = (
-    "Under PGD, with steps in proportion to the radius. A model that does not "
-    "fall to nothing at large radii hides its gradients rather than being "
-    "robust. Shaded: 95 % intervals."
+    "Under PGD, with steps in proportion to the radius. A model that stands at "
+    "radii where any image can become any other (half the range of the pixels "
+    "in linf) hides its gradients rather than being robust. Shaded: 95 % "
+    "intervals."
   )
   return [page.Section("Accuracy against the radius", text, [figure])]
 

@@ -132,6 +132,12 @@ def _one_verdict(criterion, outputs, y) -> None:
       "untargeted attacks want integer labels [B], targeted ones what their "
       "docstring says"
     ) from error
+  if verdict.dtype != bool:
+    raise TypeError(
+      f"the criterion {_named(criterion)} must return a bool, got "
+      f"{verdict.dtype}: end it with a comparison, such as "
+      "jnp.argmax(outputs) != y"
+    )
   if verdict.shape != ():
     shapes = [leaf.shape for leaf in jax.tree.leaves(row[1])]
     raise ValueError(
@@ -147,10 +153,18 @@ def _named(criterion: Any) -> str:
 
 
 def _radius(threat: types.Threat, x: Any) -> None:
-  """Refuses radii beyond the widest perturbation that the bounds allow."""
+  """Refuses what is no radius, or is beyond all that the bounds allow."""
   if threat.ball is None:
     return
   eps, width = threat.ball.eps, threat.bounds[1] - threat.bounds[0]
+  if np.shape(eps) != ():
+    raise ValueError(
+      f"eps must be one radius for all examples, got shape {np.shape(eps)}: "
+      "attack the examples of each radius by themselves, or jax.vmap "
+      "engine.run over balls"
+    )
+  if not isinstance(eps, jax.core.Tracer) and not np.asarray(eps) >= 0:
+    raise ValueError(f"eps must be a radius >= 0, got eps={np.asarray(eps)}")
   traced = isinstance(eps, jax.core.Tracer) or isinstance(
     width, jax.core.Tracer
   )

@@ -104,7 +104,9 @@ def cascade(
     num_draws: Of a randomised model, for each verdict: the mean of so many
       probabilities decides. 1 is for models that are not.
     checkpoint_dir: A folder for finished attacks and the one under way, of one
-      model, key and data set. A call that finds it goes on where it stands and
+      model, key and data set. (A model behind a Python function is told by its
+      answers to 32 images: name another folder for another one.) A call that
+      finds it goes on where it stands and
       ends as if it had never stopped; one that finds it finished returns its
       result. An attack that has changed, or has to attack examples that its
       record lacks, is run anew, and says so in a line.

@@ -98,10 +98,12 @@ def summary(
 
   Raises:
     ValueError: a record of an attack that knows no radius, or of a part of the
-      examples.
+      examples, or records of different ones.
   """
   clean_wrong = np.asarray(clean_wrong, bool)
   broken = clean_wrong.copy()
+  fooled_by = list(fooled_by)
+  _same_examples(fooled_by)
   for each in fooled_by:
     broken |= _broken(each, clean_wrong)
   right = ~clean_wrong
@@ -111,6 +113,15 @@ def summary(
     success_rate=float(broken[right].mean()) if right.any() else float("nan"),
     num_examples=len(right),
   )
+
+
+def _same_examples(fooled_by: list[engine.Record | np.ndarray]) -> None:
+  numbers = [e.index for e in fooled_by if isinstance(e, engine.Record)]
+  if any(not np.array_equal(each, numbers[0]) for each in numbers[1:]):
+    raise ValueError(
+      "fooled_by holds records of different examples (their index differs): "
+      "give those of one data set, or take a summary of each"
+    )
 
 
 def _broken(
@@ -233,7 +244,15 @@ def accuracy_at(distances: np.ndarray, radii: np.ndarray) -> np.ndarray:
   Args:
     distances: What `minimum_distances` gave [N].
     radii: Radii >= 0 [K], in any order.
+
+  Raises:
+    ValueError: a distance is NaN.
   """
+  if np.isnan(distances).any():
+    raise ValueError(
+      f"distances holds {int(np.isnan(distances).sum())} NaN: a failed search "
+      "is np.inf, as minimum_distances has it"
+    )
   ordered = np.sort(np.asarray(distances))
   broken = np.searchsorted(ordered, np.asarray(radii), side="right")
   return 1.0 - broken / len(ordered)

@@ -4,6 +4,8 @@ The model is asked again, with multiplications in full float32 whatever the
 caller's precision; ball and bounds are checked here.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,8 @@ def inside(
   """Whether each result is finite, in the ball and in the bounds [N].
 
   The radius may be exceeded by rounding: by 1e-5 of itself and by 8 units in
-  the last place of the largest pixel (1e-6 for float32 images in [0, 1]). The
+  the last place of the largest value that `x`, `x_adv` or a finite bound has
+  (1e-6 for float32 images in [0, 1]). The
   bounds, as numbers of the type of `x_adv`, may not. Without a ball only the
   bounds count.
   """
@@ -99,7 +102,9 @@ def _inside(ball, x, x_adv, bounds) -> Array:
   finite = jnp.all(jnp.isfinite(x_adv), axis=axes)
   if ball is None:
     return in_bounds & finite
-  largest = jnp.maximum(jnp.max(jnp.abs(x), axis=axes), 1.0)
+  values = [jnp.max(jnp.abs(each), axis=axes) for each in (x, x_adv)]
+  ends = [jnp.where(jnp.isfinite(b), jnp.abs(b), 0.0) for b in (low, high)]
+  largest = functools.reduce(jnp.maximum, values + ends)
   rounding = _ULPS * jnp.finfo(x.dtype).eps * largest
   norms = jax.vmap(ball.norm)(x_adv - x)
   in_ball = norms <= ball.eps * (1 + _RELATIVE) + rounding

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxadv import criteria, judge
+from jaxadv import balls, criteria, judge
 from tests import victims
 
 _KEY = jax.random.key(0)
@@ -64,3 +64,12 @@ def test_new_weights_compile_nothing():
   before = victims.CALLS["mixed"]
   judge.outputs(victims.ordinary(4, 3, seed=1), _KEY, _X, batch_size=3)
   assert victims.CALLS["mixed"] == before
+
+
+def test_rounding_is_in_the_units_of_the_inputs():
+  """In a range of 1e-5 a radius of 1e-7 must not be exceeded eightfold."""
+  x = np.full((1, 4), 5e-6, np.float32)
+  ball, bounds = balls.Linf(1e-7), (0.0, 1e-5)
+  for factor, expected in ((1.0, True), (1.1, False), (8.0, False)):
+    moved = x + np.float32(factor * 1e-7)
+    assert judge.inside(ball, x, moved, bounds=bounds)[0] == expected

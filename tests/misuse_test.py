@@ -177,6 +177,45 @@ FACTORIES = [
   ("a string for a radius", lambda: balls.Linf("8/255"), "8 / 255"),
   ("a negative radius", lambda: balls.L2(-1.0), "radius >= 0"),
   ("a radius of NaN", lambda: balls.L1(float("nan")), "radius >= 0"),
+  (
+    "a radius of NaN on the device",
+    lambda: run(pgd(balls.Linf(jnp.asarray(jnp.nan)))),
+    "radius >= 0",
+  ),
+  (
+    "a negative radius on the device",
+    lambda: craft(pgd(balls.L2(jnp.asarray(-0.1)))),
+    "radius >= 0",
+  ),
+  (
+    "a radius for each example",
+    lambda: craft(pgd(balls.Linf(np.full(6, 0.1, np.float32)))),
+    "one radius for all examples",
+  ),
+  (
+    "a criterion of whole numbers",
+    lambda: chain(
+      {"pgd": pgd(criterion=lambda z, y: (z.argmax() != y).astype(jnp.int32))}
+    ),
+    "must return a bool",
+  ),
+  (
+    "a folder for a checkpoint",
+    lambda: craft(checkpoint="tests"),
+    "name a file in it",
+  ),
+  (
+    "a distance of NaN",
+    lambda: evaluation.accuracy_at(np.array([np.nan, 1.0]), [0.5]),
+    "np.inf",
+  ),
+  (
+    "records of different examples",
+    lambda: evaluation.summary(
+      np.zeros(6, bool), [craft(), craft(index=np.arange(6, 12))]
+    ),
+    "different examples",
+  ),
   ("a number for a ball", lambda: attacks.fgsm(0.1), "balls.Linf"),
   (
     "no step size",

@@ -162,7 +162,7 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> dict[str, Any]:
       f"{name} is not in data_dir={where} as array_record files. Either "
       "download its official files and run `python -m "
       f"experiments.prepare_data --dataset={name} --source_dir=...`, which "
-      "needs no TensorFlow; or `pip install 'jaxadv[tensorflow]'` and run "
+      "needs no TensorFlow; or `pip install -e '.[tensorflow]'` and run "
       f"`tfds build {name} --file_format=array_record`."
     ) from error
 

@@ -235,8 +235,11 @@ def _step_friendly(attack, criterion, logits_fn, state):
   moved, outputs = attack.step(logits_fn, state.inner)
   wrong = oracles.satisfied(criterion, outputs, state.y)
   stop = wrong & (state.patience <= 0)
+  inner = oracles.choose(stop, state.inner, moved)
+  # Where `rs_fgsm` asks at its start, that is no result yet.
+  x_adv = jnp.clip(inner.x_adv, *attack.threat.bounds)
   state = state._replace(
-    inner=oracles.choose(stop, state.inner, moved),
+    inner=inner._replace(x_adv=x_adv.astype(inner.x_adv.dtype)),
     patience=state.patience - wrong,
     found=wrong,
     done=stop,

@@ -37,6 +37,10 @@ class Job:
     self.images, self.y, self.index = images, y, index
     self.slots_asked = slots
     self.checkpoint = None if checkpoint is None else pathlib.Path(checkpoint)
+    if self.checkpoint and self.checkpoint.is_dir():
+      raise ValueError(
+        f"checkpoint={str(checkpoint)!r} is a folder: name a file in it"
+      )
     devices = _devices(logits_fn, images)
     self.num_devices = len(devices)
     self.mesh = Mesh(np.asarray(devices), (slots_lib.AXIS,))
@@ -186,7 +190,7 @@ class Job:
   def _load(self, checkpoint: pathlib.Path) -> None:
     saved = load_npz(checkpoint)
     if "fingerprint" not in saved:
-      raise Damaged(f"{checkpoint} is no checkpoint: delete it")
+      raise Damaged(f"{checkpoint} is no checkpoint: name another file")
     if different := compared(str(saved["fingerprint"]), self.fingerprint):
       raise ValueError(
         f"checkpoint={str(checkpoint)!r} belongs to another {different}: "

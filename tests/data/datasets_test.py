@@ -99,7 +99,7 @@ def test_missing_data_set_names_both_remedies(name, tmp_path):
   message = str(caught.value)
   assert str(tmp_path) in message
   assert f"experiments.prepare_data --dataset={name} --source_dir=" in message
-  assert "pip install 'jaxadv[tensorflow]'" in message
+  assert "pip install -e '.[tensorflow]'" in message
 
 
 def test_a_folder_of_data_sets_that_is_not_there(tmp_path, monkeypatch):

@@ -166,3 +166,10 @@ def test_refuses_bad_numbers():
     adversaries.n_fgsm(_BALL, noise=-1.0)
   with pytest.raises(ValueError, match="tau must be >= 0"):
     adversaries.friendly(adversaries.rs_fgsm(_BALL), -1)
+
+
+def test_friendly_starts_of_rs_fgsm_end_within_the_bounds():
+  x, y = jnp.full((64, 3), 0.98), jnp.ones(64, jnp.int32)  # Wrong at once.
+  attack = adversaries.friendly(adversaries.rs_fgsm(_BALL))
+  result = engine.run(attack, _VICTIM, _KEY, x, y)
+  assert float(result.max()) == 1.0
