@@ -241,6 +241,7 @@ def _judge(model_dirs: dict[str, pathlib.Path], stop) -> None:
       None if model_dir.resolve() == source_dir else transfer,
       comparison.training(model_dir),
     )
+    found[name]["of"] = victims.digest(attacked[name])
   opening = page.Section("The defences", "", [comparison.table(found)])
   evaluation_report.write(
     workdir / "report.html",
@@ -250,6 +251,21 @@ def _judge(model_dirs: dict[str, pathlib.Path], stop) -> None:
     opening=[opening],
   )
   common.write_json(workdir / "results.json", found)
+
+
+def _check_current(workdir: pathlib.Path) -> None:
+  """Refuses results of weights or examples that are no more."""
+  path = workdir / "results.json"
+  found = common.read_json(path)
+  for model_dir in _MODEL_DIRS.value:
+    victim = _victim(model_dir, "--model_dirs=")
+    with manners.undamaged(path):
+      kept = found[_name(model_dir)].get("of")
+    if kept != victims.digest(victim):
+      sys.exit(
+        f"--workdir={workdir} holds results of other weights or examples than "
+        f"{model_dir} has now: choose another --workdir, or delete this one"
+      )
 
 
 def _show(workdir: pathlib.Path) -> None:
@@ -271,7 +287,9 @@ def main(argv: list[str]) -> None:
   common.only_flags(argv)
   workdir = pathlib.Path(_WORKDIR.value)
   shared_flags.settle_eps(workdir, _dataset)
-  if not common.finished(workdir):
+  if common.finished(workdir):
+    _check_current(workdir)
+  else:
     common.every_core()
     stop = common.setup()
     given = {_name(path): pathlib.Path(path) for path in _MODEL_DIRS.value}

@@ -33,7 +33,6 @@ from experiments import (
   victims,
 )
 from jaxadv import data
-from jaxadv.engine import fingerprints
 from jaxadv.report import tables
 
 _WORKDIR = shared_flags.workdir()
@@ -169,20 +168,14 @@ def _finish(outcome: assessment.Outcome, workdir: pathlib.Path) -> None:
     {name: outcome},
     {name: found},
   )
-  found["of"] = _numbers(outcome.victim)
+  found["of"] = victims.digest(outcome.victim)
   common.write_json(workdir / "results.json", found)
-
-
-def _numbers(victim: victims.Victim) -> str:
-  """A digest of weights and examples."""
-  weights = jax.tree.leaves(victim.logits_fn)
-  return fingerprints.digest(weights, victim.images, victim.labels)
 
 
 def _check_current(victim: victims.Victim, workdir: pathlib.Path) -> None:
   """Refuses results of weights or examples that are no more."""
   found = common.read_json(workdir / "results.json")
-  if found.get("of") != _numbers(victim):
+  if found.get("of") != victims.digest(victim):
     sys.exit(
       f"--workdir={workdir} holds results of other weights or examples than "
       f"--model_dir={_MODEL_DIR.value} has now: choose another --workdir, or "

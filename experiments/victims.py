@@ -5,10 +5,12 @@ import os
 import pathlib
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from experiments import networks, recipes
 from jaxadv import criteria, data, losses, types
+from jaxadv.engine import fingerprints
 
 
 class Victim(NamedTuple):
@@ -85,3 +87,9 @@ def load(
     criterion=recipe.criterion,
     loss_fn=recipe.loss_fn,
   )
+
+
+def digest(victim: Victim) -> str:
+  """Of weights and examples: that of others is another."""
+  weights = jax.tree.leaves(victim.logits_fn)
+  return fingerprints.digest(weights, victim.images, victim.labels)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import time
@@ -122,6 +123,11 @@ def test_script(tmp_path):
   white_box = results["distillation"]["attacks"]["pgd"]["robust_accuracy"]
   assert row["attacks"]["pgd"]["robust_accuracy"] == white_box
   assert (first / "report.html").exists()
+  shutil.rmtree(student)
+  shutil.copytree(first / "models" / "none", student)
+  _, stale = _run(loaded)
+  assert "holds results of other weights or examples" in stale
+  assert "worst case" not in stale
 
 
 def _interrupted(arguments, line, number, log):
