@@ -164,12 +164,17 @@ def _finish(outcome: assessment.Outcome, workdir: pathlib.Path) -> None:
   found = scores.numbers(outcome, _NORM.value)
   evaluation_report.write(
     workdir / "report.html",
-    f"{name} under attack",
+    f"{name}{' (training unfinished)' if _unfinished() else ''} under attack",
     {name: outcome},
     {name: found},
   )
   found["of"] = victims.digest(outcome.victim)
   common.write_json(workdir / "results.json", found)
+
+
+def _unfinished() -> bool:
+  """Whether the model's training has not come to its end."""
+  return not (pathlib.Path(_MODEL_DIR.value) / "results.json").exists()
 
 
 def _check_current(victim: victims.Victim, workdir: pathlib.Path) -> None:
@@ -189,6 +194,11 @@ def _show(workdir: pathlib.Path) -> None:
   with manners.undamaged(path):
     table, broken = scores.table(found), remarks.outside(found)
   rich.print(tables.to_rich(table))
+  if _unfinished():
+    print(
+      f"WARNING --model_dir={_MODEL_DIR.value}: its training is unfinished, "
+      "these are weights on the way"
+    )
   print(f"report: {workdir / 'report.html'}")
   if broken:
     sys.exit(f"ERROR: {', '.join(broken)} left the ball or the bounds")

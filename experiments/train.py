@@ -13,6 +13,7 @@ same bits. The test set is looked at once, at the end, and chooses nothing.
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -34,6 +35,7 @@ from experiments import (
   validation,
 )
 from jaxadv import data, train_state
+from jaxadv.engine import fingerprints
 
 _WORKDIR = shared_flags.workdir()
 _DATASET = flags.DEFINE_enum(
@@ -190,6 +192,23 @@ def _optimizer(plan: recipe_steps.Training) -> optax.GradientTransformation:
   )
 
 
+def _write_description(
+  workdir: pathlib.Path, description: dict[str, Any], helpers: parts.Helpers
+) -> None:
+  """Writes model.json; refuses to go on with helpers of other weights."""
+  path = workdir / "model.json"
+  if not helpers:
+    common.write_json(path, description)
+    return
+  digest = fingerprints.digest(jax.tree.leaves(helpers))
+  if path.exists() and common.read_json(path).get("helpers", digest) != digest:
+    raise SystemExit(
+      f"--helper_dirs={','.join(_HELPER_DIRS.value)}: trained anew since "
+      f"--workdir={workdir} was begun: choose another --workdir"
+    )
+  common.write_json(path, description | {"helpers": digest})
+
+
 def _fit(
   workdir: pathlib.Path,
   dataset: data.Dataset,
@@ -241,7 +260,7 @@ def main(argv: list[str]) -> None:
   plan = _plan(dataset, schedule)
   train_inputs.check(plan, helpers, _MODEL.value, dataset)
   common.claim(workdir)
-  common.write_json(workdir / "model.json", _describe(dataset))
+  _write_description(workdir, _describe(dataset), helpers)
   module = networks.build_model(
     _MODEL.value, dataset.name, dataset.num_classes, plan.name
   )

@@ -123,11 +123,22 @@ def test_script(tmp_path):
   white_box = results["distillation"]["attacks"]["pgd"]["robust_accuracy"]
   assert row["attacks"]["pgd"]["robust_accuracy"] == white_box
   assert (first / "report.html").exists()
-  shutil.rmtree(student)
+  copy = tmp_path / "copy"
+  shutil.move(student, copy)
   shutil.copytree(first / "models" / "none", student)
   _, stale = _run(loaded)
   assert "holds results of other weights or examples" in stale
   assert "worst case" not in stale
+  # A training that another teacher would go on with.
+  teacher = first / "models" / "teacher"
+  shutil.rmtree(student)
+  shutil.copytree(copy, student)
+  (student / "results.json").unlink()
+  shutil.rmtree(teacher)
+  shutil.copytree(first / "models" / "none", teacher)
+  flagfile = f"--flagfile={student / 'flags.txt'}"
+  (refused,) = scripts.outputs("train", [flagfile, f"--workdir={student}"])[1:]
+  assert "trained anew since" in refused
 
 
 def _interrupted(arguments, line, number, log):

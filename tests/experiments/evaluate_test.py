@@ -79,10 +79,15 @@ def test_results_of_weights_that_are_no_more(
 ):
   model, workdir = tmp_path / "model", tmp_path / "run"
   shutil.copytree(model_dir, model)
+  (model / "results.json").write_text("{}")  # As a finished training has it.
   run = [f"--workdir={workdir}", f"--model_dir={model}", "--num_examples=4"]
   run += ["--attacks=fgsm", "--eps=0.1", "--radii="]
   _, first, again = scripts.outputs("evaluate", run, run)
   assert "worst case" in first and "worst case" in again
+  assert "unfinished" not in first
+  (model / "results.json").unlink()
+  _, unfinished = scripts.outputs("evaluate", run)
+  assert "its training is unfinished" in unfinished
   results = (workdir / "results.json").read_bytes()
   shutil.rmtree(model)
   shutil.copytree(other_model_dir, model)
