@@ -133,7 +133,7 @@ def test_ctrl_c(early, tmp_path):
 @pytest.mark.parametrize("platforms", ["cuda", "nonsense"])
 def test_a_platform_that_is_not_there(platforms, tmp_path, monkeypatch):
   if platforms == "cuda" and shutil.which("nvidia-smi"):
-    pytest.skip("it is there")
+    pytest.skip("this machine has a CUDA device, which the test must lack")
   monkeypatch.setenv("JAX_PLATFORMS", platforms)
   run = scripts.python("-m", "experiments.train", f"--workdir={tmp_path / 'x'}")
   assert run.returncode == 1
